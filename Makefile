@@ -1,0 +1,34 @@
+# make demo: pictures from nothing but python3, a C++ compiler and a package index. make test: the checks.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint bench clean
+
+$(VENV)/ready: pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+demo: $(VENV)/ready
+	mkdir -p out
+	$(BIN)/pydiff generate "a red circle left of a blue square on a white background" --seed 7 --size 1024 -o out/circle.png
+	$(BIN)/python -m benchmarks.demo out/sheet.png
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/ready
+	$(BIN)/python -m benchmarks.operators
+	$(BIN)/python -m benchmarks.tasks
+	$(BIN)/python -m benchmarks.scenes
+
+clean:
+	rm -rf $(VENV) out build *.egg-info

@@ -1,0 +1,1 @@
+"""Measurements of what pydiff makes and how fast; run one with `python -m benchmarks.NAME`."""

@@ -1,0 +1,98 @@
+// pydiff._C: addresses and sizes in, nothing out. The callers in pydiff/ops own the memory and check the shapes.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <optional>
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
+#include "cpu/simd.h"
+#include "pydiff.h"
+
+namespace py = pybind11;
+using pydiff::GroupNormSilu;
+using pydiff::GuidedStep;
+
+static const float* in(uintptr_t address) { return reinterpret_cast<const float*>(address); }
+static float* out(uintptr_t address) { return reinterpret_cast<float*>(address); }
+
+// place: a thread count, or a CUDA stream when there is a workspace in its device's memory.
+static void guided_step(uintptr_t x, uintptr_t predictions, uintptr_t previous, uintptr_t noise, uintptr_t x_next,
+                        uintptr_t denoised, int64_t batch, int64_t n, int64_t stride,
+                        const std::vector<double>& weights, const std::array<double, 7>& step,
+                        std::optional<std::pair<double, double>> log_variance, int prediction, int limit,
+                        double percentile, double max_value, double rescale, uintptr_t workspace, uintptr_t place) {
+    if (weights.empty() || weights.size() > pydiff::kMaxBranches) throw std::invalid_argument("1 to 16 branches");
+    GuidedStep s{};
+    s.x = in(x), s.predictions = in(predictions), s.previous = in(previous), s.noise = in(noise);
+    s.x_next = out(x_next), s.denoised = out(denoised);
+    s.batch = batch, s.n = n, s.stride = stride;
+    s.branches = static_cast<int>(weights.size());
+    for (int r = 0; r < s.branches; ++r) s.weights[r] = static_cast<float>(weights[r]);
+    float* const row[] = {&s.alpha, &s.sigma, &s.c_x, &s.c_denoised, &s.c_raw, &s.c_previous, &s.c_noise};
+    for (int i = 0; i < 7; ++i) *row[i] = static_cast<float>(step[i]);
+    if (log_variance) {  // exp((f high + (1 - f) low) / 2), f = (v + 1) / 2
+        const auto [low, high] = *log_variance;
+        s.learned = true;
+        s.log_std = static_cast<float>((low + high) / 4);
+        s.log_std_slope = static_cast<float>((high - low) / 4);
+    }
+    s.prediction = static_cast<pydiff::Prediction>(prediction);
+    s.limit = static_cast<pydiff::Limit>(limit);
+    s.percentile = percentile, s.max_value = static_cast<float>(max_value), s.rescale = rescale;
+    const py::gil_scoped_release released;
+#ifdef PYDIFF_CUDA
+    if (workspace)
+        return pydiff::guided_step_cuda(s, reinterpret_cast<void*>(workspace), reinterpret_cast<void*>(place));
+#endif
+    if (workspace) throw std::invalid_argument("this build of pydiff._C has no CUDA kernels");
+    pydiff::guided_step(s, static_cast<int>(place));
+}
+
+static void group_norm_silu(uintptr_t x, uintptr_t weight, uintptr_t bias, uintptr_t scale, uintptr_t shift,
+                            uintptr_t result, int64_t batch, int64_t channels, int64_t n, int64_t groups, double eps,
+                            bool silu, bool channels_last, int threads) {
+    const GroupNormSilu g{in(x), in(weight), in(bias), in(scale), in(shift), out(result),   batch,
+                          channels, n,       groups,   eps,       silu,      channels_last};
+    const py::gil_scoped_release released;
+    pydiff::group_norm_silu(g, threads);
+}
+
+static float dynamic_range(uintptr_t values, int64_t n, double percentile, double max_value, int threads) {
+    const py::gil_scoped_release released;
+    return pydiff::dynamic_range(in(values), n, percentile, static_cast<float>(max_value), threads);
+}
+
+// The instruction set that the CPU kernels run with on this machine; "" when it has no fused multiply-add.
+static const char* simd() {
+#if defined(PYDIFF_HAS_CLONES)
+    if (__builtin_cpu_supports("x86-64-v4")) return "AVX-512";
+    if (__builtin_cpu_supports("x86-64-v3")) return "AVX2";
+    return "";
+#elif defined(__aarch64__)
+    return "NEON";
+#else
+    return "";
+#endif
+}
+
+PYBIND11_MODULE(_C, m) {
+    m.def("guided_step", &guided_step);
+    m.def("group_norm_silu", &group_norm_silu);
+    m.def("dynamic_range", &dynamic_range);
+    m.def("simd", &simd);
+    m.attr("max_branches") = pydiff::kMaxBranches;
+#ifdef _OPENMP
+    m.attr("openmp") = true;
+#else
+    m.attr("openmp") = false;
+#endif
+#ifdef PYDIFF_CUDA
+    m.attr("cuda") = true;
+    m.def("guided_step_workspace", &pydiff::guided_step_cuda_workspace);
+#else
+    m.attr("cuda") = false;
+#endif
+}

@@ -1,0 +1,75 @@
+// What the CPU kernels share: one function compiled for several instruction sets, threads, and exp.
+//
+// Loops are written plainly and vectorised by the compiler. Multiply-adds are fused where fma_ says so and nowhere else
+// (-ffp-contract=off), and sums have a fixed number of partial sums: every lane, tail, thread count and instruction set
+// rounds alike, so a picture is the same alone, in a batch, and on another machine.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__GNUC__) && __GNUC__ >= 12 && !defined(__clang__) && defined(__x86_64__) && defined(__GLIBC__)
+#define PYDIFF_HAS_CLONES
+#define PYDIFF_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define PYDIFF_CLONES
+#endif
+
+#if defined(__GNUC__)
+#define PYDIFF_INLINE inline __attribute__((always_inline))
+#else
+#define PYDIFF_INLINE inline
+#endif
+
+namespace pydiff {
+
+constexpr int64_t kBlock = 1024;         // floats that stay in the first-level cache between two loops
+constexpr int64_t kChunk = 16 * kBlock;  // floats that one thread takes at a time
+constexpr int kLanes = 8;
+
+PYDIFF_INLINE float fma_(float a, float b, float c) { return std::fma(a, b, c); }
+PYDIFF_INLINE double fma_(double a, double b, double c) { return std::fma(a, b, c); }
+
+PYDIFF_INLINE int32_t bits(float value) {
+    int32_t raw;
+    std::memcpy(&raw, &value, sizeof raw);
+    return raw;
+}
+
+PYDIFF_INLINE float real(int32_t raw) {
+    float value;
+    std::memcpy(&value, &raw, sizeof value);
+    return value;
+}
+
+// exp(x) = 2^k exp(r), |r| <= log(2) / 2, Taylor to degree 7. k is clamped as an integer, so that neither a branch nor
+// a subnormal number slows a vector down: exp(-88) and below become about 1e-38, exp(88.7) and above about 2e38.
+PYDIFF_INLINE float exp_(float x) {
+    const float shifted = fma_(x, 1.44269504f, 12582912.0f);  // 1.5 * 2^23: the low bits hold round(x / log 2)
+    const float k = shifted - 12582912.0f;
+    const float r = fma_(k, 2.12194440e-4f, fma_(k, -0.693359375f, x));
+    float p = 1.0f / 5040;
+    p = fma_(p, r, 1.0f / 720);
+    p = fma_(p, r, 1.0f / 120);
+    p = fma_(p, r, 1.0f / 24);
+    p = fma_(p, r, 1.0f / 6);
+    p = fma_(p, r, 0.5f);
+    p = fma_(p * r, r, r) + 1.0f;
+    const int32_t exponent = std::min(std::max(bits(shifted) - bits(12582912.0f), -125), 127);
+    return p * real((exponent + 127) << 23);
+}
+
+// Pictures on different threads when there are enough of them, else the chunks of each picture on different threads.
+// Below `serial` elements, starting threads costs more than they save.
+struct Threads {
+    int outer, inner;
+    Threads(int64_t pictures, int64_t n, int threads, int64_t serial) {
+        threads = pictures * n < serial ? 1 : std::max(threads, 1);
+        outer = pictures >= threads ? threads : 1;
+        inner = outer > 1 ? 1 : threads;
+    }
+};
+
+}  // namespace pydiff

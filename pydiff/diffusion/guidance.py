@@ -1,0 +1,101 @@
+"""Guidance as a table: for every noise level one row of weights over the branches of conditioning.
+
+The guided prediction is sum_b w_b * prediction_b. A branch whose weight is 0 at a level is not evaluated there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+Scale = float | Sequence[float] | Callable[[int, int], float]
+
+
+class Guidance(NamedTuple):
+    """weights[level][branch]; rescale: phi in [0, 1] of guidance rescaling (Lin et al. 2023, section 3.4)."""
+
+    weights: tuple[tuple[float, ...], ...]
+    rescale: float = 0.0
+
+    def active(self, level: int, first: bool = False) -> tuple[int, ...]:
+        """The branches to evaluate at a level; `first` asks for branch 0 whatever its weight."""
+        row = self.weights[level]
+        return tuple(b for b, w in enumerate(row) if w != 0 or (b == 0 and (first or self.rescale > 0)))
+
+
+def make_guidance(weights: Sequence[Sequence[float]], rescale: float = 0.0) -> Guidance:
+    """Rows of weights, one per noise level, checked: equally long, finite, never all 0."""
+    rows = tuple(tuple(float(w) for w in row) for row in weights)
+    if not rows or not rows[0] or any(len(row) != len(rows[0]) for row in rows):
+        raise ValueError("guidance weights must be one row per noise level, each with one weight per branch")
+    for level, row in enumerate(rows):
+        if not all(math.isfinite(w) for w in row):
+            raise ValueError(f"guidance weights {row} at level {level} are not finite")
+        if not any(row):
+            raise ValueError(f"guidance weights {row} at level {level} are all 0: nothing would be predicted")
+    if not 0 <= rescale <= 1:
+        raise ValueError(f"guidance rescale is {rescale!r}; expected a number in [0, 1]")
+    return Guidance(rows, float(rescale))
+
+
+def unguided(levels: int) -> Guidance:
+    """One branch."""
+    return make_guidance([[1.0]] * levels)
+
+
+def classifier_free(scale: Scale, levels: int, *, rescale: float = 0.0) -> Guidance:
+    """[s, 1 - s] over [text, null] (Ho and Salimans 2022, in the convention of Imagen: 1 is no guidance).
+
+    scale: a number, one number per level, or a function (level, levels) -> number.
+    """
+    return make_guidance([[s, 1 - s] for s in per_level("guidance_scale", scale, levels)], rescale)
+
+
+def instruct(text_scale: Scale, image_scale: Scale, levels: int, *, rescale: float = 0.0) -> Guidance:
+    """[s_T, s_I - s_T, 1 - s_I] over [text and image, image, null] (Brooks et al. 2023, equation 3)."""
+    text = per_level("guidance_scale", text_scale, levels)
+    image = per_level("image_guidance_scale", image_scale, levels)
+    return make_guidance([[t, i - t, 1 - i] for t, i in zip(text, image, strict=True)], rescale)
+
+
+def oscillating(high: float, low: float = 1.0, *, constant: float = 0.1) -> Callable[[int, int], float]:
+    """A scale that is `high` for the first `constant` share of the levels, then alternates low and high
+    (Ho et al. 2022, Imagen Video, section 2.5)."""
+    if not 0 <= constant <= 1:
+        raise ValueError(f"constant is {constant!r}; expected a share in [0, 1]")
+
+    def scale(level: int, levels: int) -> float:
+        after = level - math.ceil(constant * levels)
+        return low if after >= 0 and after % 2 == 0 else high
+
+    return scale
+
+
+def limited(scale: Scale, start: float = 0.0, stop: float = 1.0) -> Callable[[int, int], float]:
+    """`scale` at levels int(start * levels) <= level < int(stop * levels), elsewhere 1, which is no guidance
+    (Kynkäänniemi et al. 2024)."""
+    if not 0 <= start <= stop <= 1:
+        raise ValueError(f"start {start!r} and stop {stop!r} do not fit; expected 0 <= start <= stop <= 1")
+
+    def limited_scale(level: int, levels: int) -> float:
+        inside = int(start * levels) <= level < int(stop * levels)
+        return per_level("guidance_scale", scale, levels)[level] if inside else 1.0
+
+    return limited_scale
+
+
+def per_level(name: str, scale: Scale, levels: int) -> list[float]:
+    """A scale as one finite number per level."""
+    if callable(scale):
+        values = [float(scale(level, levels)) for level in range(levels)]
+    elif isinstance(scale, (int, float)):
+        values = [float(scale)] * levels
+    else:
+        values = [float(value) for value in scale]
+        if len(values) != levels:
+            raise ValueError(f"{name} lists {len(values)} numbers, but the run has {levels} noise levels")
+    for level, value in enumerate(values):
+        if not math.isfinite(value):
+            raise ValueError(f"{name} is {value} at level {level}; expected a finite number")
+    return values

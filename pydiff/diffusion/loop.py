@@ -1,0 +1,142 @@
+"""The one loop: a generator that takes a step table row by row and yields the state after each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from pydiff.diffusion.guidance import Guidance
+from pydiff.diffusion.noise import Noise
+from pydiff.diffusion.rows import Row, StepTable
+from pydiff.ops.guided_step import Threshold, guided_step
+
+SMALLEST_VARIANCE = 1e-20
+NO_THRESHOLD = Threshold()
+
+
+class State(NamedTuple):
+    """After row `index` of `total`: t it was taken at, x (B, C, H, W) after it, denoised its estimate of x0 (the last
+    one where the row evaluates nothing; None before the first), elapsed the seconds the row took on the host, level
+    the number of its noise level."""
+
+    index: int  # type: ignore[assignment]  # a field here, not tuple.index
+    total: int
+    t: float
+    x: Tensor
+    denoised: Tensor | None
+    elapsed: float
+    level: int = 0
+
+
+class Predict(Protocol):
+    """x (B, C, H, W) as the network sees it, t, branches: indices of the branches to evaluate, R of them; returns
+    (R, B, C, H, W), or (R, B, 2 C, H, W) with variance channels."""
+
+    def __call__(self, x: Tensor, t: float, branches: tuple[int, ...], /) -> Tensor: ...
+
+
+class Draw(Protocol):
+    """shape of one picture (C, H, W) to noise (B, C, H, W); `pydiff.diffusion.noise.Noise` is one."""
+
+    def __call__(self, shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device) -> Tensor: ...
+
+
+def sample(
+    predict: Predict,
+    table: StepTable,
+    guidance: Guidance,
+    *,
+    x: Tensor,
+    noise: Draw | None = None,
+    prediction_type: str = "epsilon",
+    threshold: Threshold = NO_THRESHOLD,
+    adjust: Callable[[State], Tensor] | None = None,
+) -> Generator[State, None, None]:
+    """Run `table` from x (B, C, H, W), which is at the level of its first row (`table.initial_scale` * noise).
+
+    noise is needed when a row draws. adjust, when given, sees each state and returns the x to go on from (known pixels
+    pasted, a local blend); the yielded state holds that x. Closing the generator ends the run; nothing is left behind.
+    Raises ValueError, before any work, when table, guidance and noise do not fit.
+    """
+    _check(table, guidance, x, noise)
+    return _run(predict, table, guidance, x, noise, prediction_type, threshold, adjust)
+
+
+def _run(
+    predict: Predict,
+    table: StepTable,
+    guidance: Guidance,
+    x: Tensor,
+    noise: Draw | None,
+    prediction_type: str,
+    threshold: Threshold,
+    adjust: Callable[[State], Tensor] | None,
+) -> Generator[State, None, None]:
+    denoised: Tensor | None = None
+    for index, row in enumerate(table.rows):
+        began = time.perf_counter()
+        if row.evaluate:
+            active = guidance.active(row.level, first=row.step.log_variance is not None)
+            predictions = predict(x if row.input_scale == 1 else x * row.input_scale, row.t, active)
+            if table.linear_variance:
+                predictions = _log_variance(predictions, x.shape[1])
+            weights = [guidance.weights[row.level][branch] for branch in active]
+            x, denoised = guided_step(
+                x,
+                predictions,
+                weights,
+                row.step,
+                prediction_type=prediction_type,
+                threshold=threshold,
+                previous=denoised,
+                noise=_draw(noise, row, x),
+                rescale=guidance.rescale,
+            )
+        else:
+            x = renoise(x, row, _draw(noise, row, x))
+        state = State(index, len(table.rows), row.t, x, denoised, time.perf_counter() - began, row.level)
+        if adjust is not None:
+            x = adjust(state)
+            state = state._replace(x=x, elapsed=time.perf_counter() - began)
+        yield state
+
+
+def renoise(x: Tensor, row: Row, noise: Tensor | None) -> Tensor:
+    """A row that evaluates nothing: c_x x + c_noise noise, in float32 at least."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    result = row.step.c_x * x.to(dtype)
+    if noise is not None:
+        result = result + row.step.c_noise * noise.to(dtype)
+    return result.to(x.dtype)
+
+
+def _draw(noise: Draw | None, row: Row, x: Tensor) -> Tensor | None:
+    return noise(tuple(x.shape[1:]), dtype=x.dtype, device=x.device) if row.draws and noise is not None else None
+
+
+def _log_variance(predictions: Tensor, channels: int) -> Tensor:
+    """Variance channels in place of which their logarithm stands."""
+    if predictions.shape[2] != 2 * channels:
+        return predictions
+    variance = predictions[:, :, channels:].float().clamp(min=SMALLEST_VARIANCE)
+    return torch.cat([predictions[:, :, :channels], variance.log().to(predictions.dtype)], dim=2)
+
+
+def _check(table: StepTable, guidance: Guidance, x: Tensor, noise: Draw | None) -> None:
+    if not table.rows:
+        raise ValueError("the step table has no rows")
+    if x.ndim != 4 or not x.is_floating_point():
+        raise ValueError(f"x is {x.dtype} {tuple(x.shape)}; expected floats (B, C, H, W)")
+    if len(guidance.weights) < table.levels:
+        raise ValueError(
+            f"guidance has {len(guidance.weights)} rows, but the step table has {table.levels} noise levels; "
+            "make it for that many"
+        )
+    if noise is None and any(row.draws for row in table.rows):
+        raise ValueError("this sampler draws noise; pass noise=Noise(seeds)")
+    if isinstance(noise, Noise) and len(noise) != len(x):
+        raise ValueError(f"noise is for {len(noise)} pictures, but x holds {len(x)}")

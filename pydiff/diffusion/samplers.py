@@ -1,0 +1,117 @@
+"""Every sampler by name, and the one function that turns a name, a schedule and a number of steps into a step table."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from pydiff.diffusion.ddim import ddim
+from pydiff.diffusion.ddpm import ddpm
+from pydiff.diffusion.dpm import dpmpp_2m, dpmpp_2m_sde
+from pydiff.diffusion.euler import euler, euler_ancestral
+from pydiff.diffusion.heun import edm, heun
+from pydiff.diffusion.levels import NoiseSchedule, Schedule
+from pydiff.diffusion.rows import StepTable
+from pydiff.diffusion.spacing import SPACINGS, Plan, checked_timesteps
+
+
+class Sampler(NamedTuple):
+    """table(schedule, plan, **options) fills the rows; spacing is what diffusers' scheduler of that name has."""
+
+    table: Callable[..., StepTable]
+    spacing: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The sampler's own options with their defaults."""
+        parameters = inspect.signature(self.table).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+SAMPLERS = {
+    "ddpm": Sampler(ddpm, "leading"),
+    "ddim": Sampler(ddim, "leading"),
+    "euler": Sampler(euler, "linspace"),
+    "euler_ancestral": Sampler(euler_ancestral, "linspace"),
+    "dpmpp_2m": Sampler(dpmpp_2m, "linspace"),
+    "dpmpp_2m_sde": Sampler(dpmpp_2m_sde, "linspace"),
+    "heun": Sampler(heun, "linspace"),
+    "edm": Sampler(edm, "linspace"),
+}
+
+
+def step_table(
+    sampler: str,
+    schedule: Schedule,
+    num_inference_steps: int | None = None,
+    *,
+    timesteps: str | Sequence[int] | None = None,
+    spacing: str | None = None,
+    steps_offset: int = 0,
+    **options: Any,
+) -> StepTable:
+    """All rows of a run.
+
+    sampler: a name in SAMPLERS. Either num_inference_steps (>= 1), or timesteps: descending training timesteps, the
+    name of a respacing ("smart50") or its counts ("10,10,3,2,2"). spacing: "leading", "linspace" or "trailing", by
+    default what diffusers uses for this sampler; steps_offset shifts leading spacing. options: the sampler's own, as
+    documented on its function (ddpm, ddim, euler, ...). Raises ValueError for anything unknown or that does not fit.
+    """
+    chosen = find_sampler(sampler)
+    _check_options(sampler, chosen, options)
+    plan = _plan(chosen, schedule, num_inference_steps, timesteps, spacing, steps_offset)
+    table = chosen.table(schedule, plan, **options)
+    if schedule.prediction_type == "epsilon" and any(row.evaluate and row.step.alpha == 0 for row in table.rows):
+        raise ValueError(
+            "the first level holds no signal (zero terminal SNR), where a prediction of epsilon says nothing about the "
+            "picture; use a v_prediction network, or timesteps that start lower"
+        )
+    return table
+
+
+def find_sampler(name: str) -> Sampler:
+    if name not in SAMPLERS:
+        raise ValueError(f"sampler {name!r} is unknown; expected one of {', '.join(SAMPLERS)}")
+    return SAMPLERS[name]
+
+
+def _check_options(name: str, sampler: Sampler, options: dict[str, Any]) -> None:
+    known = sampler.options
+    for option, value in options.items():
+        if option not in known:
+            expected = ", ".join(known) or "none"
+            raise ValueError(f"sampler {name!r} has no option {option!r}; its options are: {expected}")
+        if isinstance(value, float) and math.isnan(value):
+            raise ValueError(f"option {option!r} of sampler {name!r} is NaN; expected a number")
+
+
+def _plan(
+    sampler: Sampler,
+    schedule: Schedule,
+    steps: int | None,
+    timesteps: str | Sequence[int] | None,
+    spacing: str | None,
+    steps_offset: int,
+) -> Plan:
+    spacing = sampler.spacing if spacing is None else spacing
+    if spacing not in SPACINGS:
+        raise ValueError(f"spacing {spacing!r} is unknown; expected one of {', '.join(SPACINGS)}")
+    if isinstance(steps_offset, bool) or not isinstance(steps_offset, int) or steps_offset < 0:
+        raise ValueError(f"steps_offset is {steps_offset!r}; expected an integer that is not negative")
+    if (steps is None) == (timesteps is None):
+        raise ValueError("give either num_inference_steps or timesteps, and not both")
+    if timesteps is not None:
+        if not isinstance(schedule, NoiseSchedule):
+            raise ValueError(f"{type(schedule).__name__} is continuous; give num_inference_steps instead of timesteps")
+        times = checked_timesteps(timesteps, schedule.num_train_timesteps)
+        return Plan(len(times), times, spacing, steps_offset)
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"num_inference_steps is {steps!r}; expected an integer of at least 1")
+    if isinstance(schedule, NoiseSchedule) and steps > schedule.num_train_timesteps:
+        raise ValueError(
+            f"num_inference_steps is {steps}, but the network was trained on {schedule.num_train_timesteps} timesteps; "
+            "use at most that many"
+        )
+    return Plan(steps, None, spacing, steps_offset)

@@ -1,0 +1,1 @@
+"""The model that ships: its world, its training script, its weights."""

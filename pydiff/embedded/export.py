@@ -1,0 +1,117 @@
+"""Write trained networks as folders that pydiff and diffusers' IF pipelines open: `python -m pydiff.embedded.export`."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pydiff._version import __version__
+from pydiff.embedded import checkpoint, recipe
+from pydiff.embedded.captions import caption
+from pydiff.embedded.tokens import train_tokenizer
+from pydiff.embedded.train import make_text, make_unet
+from pydiff.embedded.world import sample_scene
+from pydiff.weights import save_unet, write_json, write_safetensors
+
+HOME = Path(__file__).parent / "weights"
+WRITER = f"pydiff {__version__}"
+DIFFUSERS = "0.42.1"  # whose layout this is
+NONE = [None, None]
+
+# What a stage does by default; chosen on the scene benchmark.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "base": {"num_inference_steps": 25, "guidance_scale": 3.0, "size": 256},
+    "super_256": {"num_inference_steps": 8, "guidance_scale": 1.0, "noise_level": 60},
+    "super_1024": {"num_inference_steps": 4, "guidance_scale": 1.0, "noise_level": 20},
+}
+SCHEDULER: dict[str, Any] = {
+    "_class_name": "DPMSolverMultistepScheduler",
+    "_diffusers_version": DIFFUSERS,
+    "num_train_timesteps": recipe.TRAIN_TIMESTEPS,
+    "beta_schedule": recipe.BETA_SCHEDULE,
+    "prediction_type": "v_prediction",
+    "algorithm_type": "dpmsolver++",
+    "solver_order": 2,
+    "timestep_spacing": "trailing",
+    "variance_type": "learned_range",
+    "thresholding": True,
+    "dynamic_thresholding_ratio": 0.995,
+    "sample_max_value": 1.0,
+}
+NOISING: dict[str, Any] = {
+    "_class_name": "DDPMScheduler",
+    "_diffusers_version": DIFFUSERS,
+    "num_train_timesteps": recipe.TRAIN_TIMESTEPS,
+    "beta_schedule": recipe.BETA_SCHEDULE,
+}
+
+
+def export(work: Path, home: Path = HOME) -> None:
+    """Averaged weights of the training states in `work` as one folder per stage in `home`."""
+    base, _ = checkpoint.load(work / "base.safetensors")
+    tokenizer = train_tokenizer()
+    folder = home / "base"
+    text = make_text(len(tokenizer))
+    state = checkpoint.part(base, "ema.text.")
+    state.pop("encoder.embed_tokens.weight")  # the same tensor as shared.weight
+    write_safetensors(folder / "text_encoder" / "model.safetensors", state)
+    write_json(folder / "text_encoder" / "config.json", {**text.config.to_diff_dict(), "architectures": ["T5EncoderModel"]})
+    tokenizer.save_pretrained(folder / "tokenizer")
+    unet = make_unet(recipe.BASE)
+    unet.load_state_dict(checkpoint.part(base, "ema.unet."))
+    save_unet(unet, folder / "unet")
+    write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
+    words = ["transformers", "T5EncoderModel"], ["transformers", "PreTrainedTokenizerFast"]
+    write_json(folder / "model_index.json", _index("IFPipeline", *words))
+    write_json(folder / "pydiff.json", {**SETTINGS["base"], "words": sorted(known_words())})
+    for name, config in (("super_256", recipe.SUPER_256), ("super_1024", recipe.SUPER_1024)):
+        _export_super(home / name, checkpoint.load(work / f"{name}.safetensors")[0], config, SETTINGS[name])
+
+
+def _export_super(folder: Path, state: checkpoint.State, config: dict[str, Any], settings: dict[str, Any]) -> None:
+    unet = make_unet(config)
+    unet.load_state_dict(checkpoint.part(state, "ema.unet."))
+    save_unet(unet, folder / "unet")
+    write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
+    write_json(folder / "image_noising_scheduler" / "scheduler_config.json", NOISING)
+    index = _index("IFSuperResolutionPipeline", NONE, NONE)
+    write_json(folder / "model_index.json", {**index, "image_noising_scheduler": ["diffusers", "DDPMScheduler"]})
+    write_json(folder / "pydiff.json", settings)
+
+
+def _index(pipeline: str, text_encoder: list[Any], tokenizer: list[Any]) -> dict[str, Any]:
+    return {
+        "_class_name": pipeline,
+        "_diffusers_version": DIFFUSERS,
+        "feature_extractor": NONE,
+        "requires_safety_checker": False,
+        "safety_checker": NONE,
+        "scheduler": ["diffusers", "DPMSolverMultistepScheduler"],
+        "text_encoder": text_encoder,
+        "tokenizer": tokenizer,
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "watermarker": NONE,
+    }
+
+
+def known_words(captions: int = 20_000) -> set[str]:
+    """Every word of the world's captions."""
+    rng = np.random.default_rng(0)
+    lines = (caption(sample_scene(rng, unseen=bool(index % 2)), rng) for index in range(captions))
+    return {word for line in lines for word in re.findall(r"[^\W_]+", line)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m pydiff.embedded.export", description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("out/training"), help="where the training states are")
+    parser.add_argument("--home", type=Path, default=HOME, help="where the folders go")
+    arguments = parser.parse_args()
+    export(arguments.work, arguments.home)
+
+
+if __name__ == "__main__":
+    main()

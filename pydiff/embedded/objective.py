@@ -1,0 +1,57 @@
+"""What the networks are trained for: v-prediction over cosine levels, and the variance of the reverse step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from pydiff.embedded.recipe import TRAIN_TIMESTEPS
+
+VARIANCE_WEIGHT = 1e-3  # Improved DDPM (Nichol and Dhariwal 2021), lambda of L_hybrid
+
+
+def cosine_alphas(timesteps: int = TRAIN_TIMESTEPS) -> Tensor:
+    """Cumulative products of alpha, (timesteps,) float64 (squared cosine, betas capped at 0.999)."""
+    times = torch.arange(timesteps + 1, dtype=torch.float64) / timesteps
+    bar = torch.cos((times + 0.008) / 1.008 * math.pi / 2) ** 2
+    return torch.cumprod(1.0 - (1.0 - bar[1:] / bar[:-1]).clamp(max=0.999), 0)
+
+
+ALPHAS_CUMPROD = cosine_alphas()
+
+
+def noise_levels(t: Tensor) -> tuple[Tensor, Tensor]:
+    """alpha and sigma of integer times t (B,), each (B, 1, 1, 1)."""
+    bar = ALPHAS_CUMPROD[t].view(-1, 1, 1, 1)
+    return bar.sqrt().float(), (1.0 - bar).sqrt().float()
+
+
+def draw_times(batch: int, mean: float, deviation: float, generator: torch.Generator) -> Tensor:
+    """Integer times (B,): the logistic of a normal, so that the levels where layout is decided come often."""
+    u = torch.sigmoid(mean + deviation * torch.randn(batch, generator=generator))
+    return (u * TRAIN_TIMESTEPS).long().clamp(max=TRAIN_TIMESTEPS - 1)
+
+
+def diffusion_loss(output: Tensor, x0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared error of v, and the variational term that trains only the variance (Improved DDPM, eq. 15-16).
+
+    output (B, 2C, H, W): v and the share of the log-variance between its posterior and its prior value, in [-1, 1].
+    """
+    alpha, sigma = noise_levels(t)
+    v, share = output.chunk(2, dim=1)
+    loss = (v - (alpha * noise - sigma * x0)).square().mean()
+    x = alpha * x0 + sigma * noise
+    denoised = (alpha * x - sigma * v).detach().clamp(-1, 1)
+    bar = ALPHAS_CUMPROD[t]
+    previous = torch.where(t > 0, ALPHAS_CUMPROD[(t - 1).clamp(min=0)], torch.ones((), dtype=torch.float64))
+    beta = 1.0 - bar / previous
+    posterior = (beta * (1.0 - previous) / (1.0 - bar)).clamp(min=1e-20)
+    low, high = (value.log().float().view(-1, 1, 1, 1) for value in (posterior, beta))
+    log_variance = low + (share + 1.0) / 2.0 * (high - low)
+    c_denoised = (previous.sqrt() * beta / (1.0 - bar)).float().view(-1, 1, 1, 1)
+    error = (c_denoised * (x0 - denoised)).square()
+    divergence = 0.5 * (log_variance - low - 1.0 + (low - log_variance).exp() + error * (-log_variance).exp())
+    usable = (t > 0).float().view(-1, 1, 1, 1)
+    return loss, (usable * divergence).mean()

@@ -1,0 +1,86 @@
+"""What the embedded networks are: one table of sizes per network, and the constants of their training."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+STAGE_SIZES = (64, 256, 1024)
+TRAIN_TIMESTEPS = 1000
+BETA_SCHEDULE = "squaredcos_cap_v2"
+
+TEXT: dict[str, Any] = {
+    "d_model": 128,
+    "d_kv": 32,
+    "d_ff": 256,
+    "num_layers": 3,
+    "num_heads": 4,
+    "feed_forward_proj": "gated-gelu",
+    "dropout_rate": 0.0,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "is_encoder_decoder": False,
+    "use_cache": False,
+    "tie_word_embeddings": False,
+}
+
+_COMMON: dict[str, Any] = {
+    "act_fn": "silu",
+    "norm_num_groups": 8,
+    "resnet_time_scale_shift": "scale_shift",
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "out_channels": 6,  # prediction and variance, as IF
+}
+
+BASE: dict[str, Any] = {  # 64x64; thin where the picture is large, words where it is small
+    **_COMMON,
+    "sample_size": 64,
+    "in_channels": 3,
+    "block_out_channels": (16, 24, 64, 128),
+    "layers_per_block": (1, 1, 1, 2),
+    "down_block_types": ("DownBlock2D", "DownBlock2D", "SimpleCrossAttnDownBlock2D", "SimpleCrossAttnDownBlock2D"),
+    "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
+    "up_block_types": ("SimpleCrossAttnUpBlock2D", "SimpleCrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+    "attention_head_dim": 32,
+    "cross_attention_dim": 128,
+    "encoder_hid_dim": TEXT["d_model"],
+    "addition_embed_type": "text",
+    "addition_embed_type_num_heads": 4,
+}
+
+
+def _super_resolution(size: int, channels: tuple[int, ...]) -> dict[str, Any]:
+    return {  # noisy picture and upsampled low-res picture in; convolutions only, so any size runs
+        **_COMMON,
+        "sample_size": size,
+        "in_channels": 6,
+        "block_out_channels": channels,
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D",) * len(channels),
+        "mid_block_type": None,
+        "up_block_types": ("UpBlock2D",) * len(channels),
+        "class_embed_type": "timestep",  # the noise level of the low-res picture
+    }
+
+
+SUPER_256 = _super_resolution(256, (16, 32, 64))
+SUPER_1024 = _super_resolution(1024, (8, 16, 32))
+
+
+class Phase(NamedTuple):
+    """How one network is trained."""
+
+    steps: int
+    batch: int
+    learning_rate: float
+    warmup: int
+    ema: float
+    drop_text: float = 0.0
+
+
+PHASES = {
+    "text": Phase(steps=1500, batch=128, learning_rate=2e-3, warmup=100, ema=0.0),
+    "base": Phase(steps=60_000, batch=16, learning_rate=1.5e-3, warmup=300, ema=0.9995, drop_text=0.1),
+    "super_256": Phase(steps=6_000, batch=16, learning_rate=2e-3, warmup=100, ema=0.998),
+    "super_1024": Phase(steps=4_000, batch=16, learning_rate=2e-3, warmup=100, ema=0.998),
+}

@@ -1,0 +1,188 @@
+"""T5's encoder (Raffel et al. 2020; gated feed-forward of T5 1.1), as DeepFloyd IF and the embedded cascade use it.
+
+Module names are the checkpoint's keys. transformers is the oracle in the tests; importing it would cost more than
+everything else between typing a prompt and the first picture.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu": F.gelu,
+    "silu": F.silu,
+}
+
+
+@dataclass(frozen=True)
+class T5Config:
+    """The fields of transformers' T5Config that decide what the encoder computes."""
+
+    vocab_size: int
+    d_model: int
+    d_kv: int
+    d_ff: int
+    num_layers: int
+    num_heads: int
+    feed_forward_proj: str = "relu"
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128
+    layer_norm_epsilon: float = 1e-6
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> T5Config:
+        """From a checkpoint's config.json; other fields do not touch the encoder. ValueError names what does not fit."""
+        kind = config.get("model_type")
+        if kind != "t5":
+            raise ValueError(f"the text encoder's config.json says model_type {kind!r}; expected 't5'")
+        fields = {name: config[name] for name in cls.__dataclass_fields__ if name in config}
+        missing = [name for name in ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads") if name not in fields]
+        if missing:
+            raise ValueError(f"the text encoder's config.json lacks {', '.join(missing)}")
+        made = cls(**fields)
+        made.activation  # noqa: B018  # refuses an unknown one
+        return made
+
+    @property
+    def gated(self) -> bool:
+        return self.feed_forward_proj.startswith("gated-")
+
+    @property
+    def activation(self) -> Callable[[Tensor], Tensor]:
+        name = self.feed_forward_proj.removeprefix("gated-")
+        name = "gelu_new" if self.feed_forward_proj == "gated-gelu" else name
+        if name not in ACTIVATIONS:
+            raise ValueError(f"feed_forward_proj is {self.feed_forward_proj!r}; expected one of {', '.join(ACTIVATIONS)}, or gated-")
+        return ACTIVATIONS[name]
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        wide = x.to(dtype)
+        return self.weight * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype)
+
+
+class SelfAttention(nn.Module):
+    """softmax(Q K^T + relative bias) V; T5 does not scale the scores."""
+
+    def __init__(self, config: T5Config, bias: bool) -> None:
+        super().__init__()
+        inner = config.num_heads * config.d_kv
+        self.heads = config.num_heads
+        self.q, self.k, self.v = (nn.Linear(config.d_model, inner, bias=False) for _ in range(3))
+        self.o = nn.Linear(inner, config.d_model, bias=False)
+        if bias:
+            self.relative_attention_bias = nn.Embedding(config.relative_attention_num_buckets, config.num_heads)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        q, k, v = (p(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in (self.q, self.k, self.v))
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), scale=1.0)  # (B, heads, T, d)
+        return cast(Tensor, self.o(out.transpose(1, 2).flatten(-2)))
+
+
+class FeedForward(nn.Module):
+    def __init__(self, config: T5Config) -> None:
+        super().__init__()
+        self.activation = config.activation
+        self.gated = config.gated
+        if self.gated:
+            self.wi_0, self.wi_1 = (nn.Linear(config.d_model, config.d_ff, bias=False) for _ in range(2))
+        else:
+            self.wi = nn.Linear(config.d_model, config.d_ff, bias=False)
+        self.wo = nn.Linear(config.d_ff, config.d_model, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.activation(self.wi_0(x)) * self.wi_1(x) if self.gated else self.activation(self.wi(x))
+        return cast(Tensor, self.wo(h.to(self.wo.weight.dtype)))
+
+
+class AttentionLayer(nn.Module):
+    def __init__(self, config: T5Config, bias: bool) -> None:
+        super().__init__()
+        self.SelfAttention = SelfAttention(config, bias)
+        self.layer_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        return x + cast(Tensor, self.SelfAttention(self.layer_norm(x), bias))
+
+
+class FeedForwardLayer(nn.Module):
+    def __init__(self, config: T5Config) -> None:
+        super().__init__()
+        self.DenseReluDense = FeedForward(config)
+        self.layer_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + cast(Tensor, self.DenseReluDense(self.layer_norm(x)))
+
+
+class Block(nn.Module):
+    def __init__(self, config: T5Config, bias: bool) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList([AttentionLayer(config, bias), FeedForwardLayer(config)])
+
+
+class Stack(nn.Module):
+    def __init__(self, config: T5Config) -> None:
+        super().__init__()
+        self.config = config
+        self.block = nn.ModuleList(Block(config, bias=index == 0) for index in range(config.num_layers))
+        self.final_layer_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        bias = self._bias(x.shape[1], x.device)  # (1, heads, T, T), shared by all blocks
+        if mask is not None:
+            blocked = (mask == 0)[:, None, None, :]
+            bias = bias.masked_fill(blocked, torch.finfo(bias.dtype).min)
+        for block in self.block:
+            attention, feed_forward = cast(Block, block).layer
+            x = feed_forward(attention(x, bias))
+        return cast(Tensor, self.final_layer_norm(x))
+
+    def _bias(self, length: int, device: torch.device) -> Tensor:
+        position = torch.arange(length, device=device)
+        bucket = relative_bucket(
+            position[None, :] - position[:, None],
+            self.config.relative_attention_num_buckets,
+            self.config.relative_attention_max_distance,
+        )
+        embedding = cast(nn.Embedding, self.block[0].layer[0].SelfAttention.relative_attention_bias)  # type: ignore[index, union-attr]
+        return cast(Tensor, embedding(bucket)).permute(2, 0, 1)[None]
+
+
+def relative_bucket(distance: Tensor, buckets: int, max_distance: int) -> Tensor:
+    """Bucket of a signed distance: half of the buckets for each direction, exact up to a quarter, then logarithmic."""
+    half = buckets // 2
+    exact = half // 2
+    size = distance.abs()
+    scale = (half - exact) / math.log(max_distance / exact)
+    far = exact + (torch.log(size.clamp(min=1).float() / exact) * scale).long()
+    return torch.where(distance > 0, half, 0) + torch.where(size < exact, size, far.clamp(max=half - 1))
+
+
+class T5Encoder(nn.Module):
+    """Token ids to states."""
+
+    def __init__(self, config: T5Config) -> None:
+        super().__init__()
+        self.config = config
+        self.shared = nn.Embedding(config.vocab_size, config.d_model)
+        self.encoder = Stack(config)
+
+    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """ids (B, T) integers, mask (B, T) 1 = a token, 0 = padding; returns (B, T, D)."""
+        return cast(Tensor, self.encoder(self.shared(ids), mask))

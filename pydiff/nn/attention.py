@@ -1,0 +1,211 @@
+"""Attention of pixels to pixels and to text, in two families.
+
+Separate (Stable Diffusion): a transformer block attends to the pixels, then to the text. Joint (Imagen, DeepFloyd IF):
+the keys of text and pixels stand in one softmax, text first.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pydiff.nn.activations import norm_act
+from pydiff.nn.cond import Prepared
+
+TEXT_NORM_GROUPS = 32  # of JointAttention.norm_cross, in every checkpoint
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(d) + bias) v (Vaswani et al. 2017, equation 1).
+
+    q (B, heads, N, d), k and v (B, heads, M, d), bias broadcastable to (B, heads, N, M) -> (B, heads, N, d).
+    """
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(B, N, heads d) -> (B, heads, N, d)."""
+    return x.view(*x.shape[:2], heads, x.shape[2] // heads).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(B, heads, N, d) -> (B, N, heads d)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+class AttentionSpec(NamedTuple):
+    """The attention of one level."""
+
+    family: str  # "separate" | "joint"
+    heads: int
+    text_dim: int
+    groups: int
+    only_text: bool  # attend to text where pixels would attend to pixels
+    depth: int = 1  # separate: transformer blocks per layer
+    linear_projection: bool = False  # separate: projections are stored as matrices, not as 1x1 convolutions
+    text_norm: str | None = None  # joint: None | "group_norm" | "layer_norm" over the text states
+
+
+class TextLayer(nn.Module):
+    """A layer that reads text. `layer` is its place in `Prepared.text`, given by the network that holds it."""
+
+    layer = 0
+
+    def text_keys(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, heads, T, d) of text (B, T, text_dim)."""
+        raise NotImplementedError
+
+
+class SelfAttention(nn.Module):
+    """Pixels attend to pixels: (B, N, C) -> (B, N, C)."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(channels, channels, bias=False)
+        self.to_k = nn.Linear(channels, channels, bias=False)
+        self.to_v = nn.Linear(channels, channels, bias=False)
+        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
+
+    def forward(self, x: Tensor, cond: Prepared) -> Tensor:
+        q, k, v = (split_heads(project(x), self.heads) for project in (self.to_q, self.to_k, self.to_v))
+        out: Tensor = self.to_out[0](merge_heads(attend(q, k, v)))
+        return out
+
+
+class TextAttention(TextLayer):
+    """Pixels attend to text: (B, N, C) -> (B, N, C)."""
+
+    def __init__(self, channels: int, heads: int, text_dim: int, masked: bool = True) -> None:
+        super().__init__()
+        self.heads, self.masked = heads, masked
+        self.to_q = nn.Linear(channels, channels, bias=False)
+        self.to_k = nn.Linear(text_dim, channels, bias=False)
+        self.to_v = nn.Linear(text_dim, channels, bias=False)
+        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
+
+    def text_keys(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        return split_heads(self.to_k(text), self.heads), split_heads(self.to_v(text), self.heads)
+
+    def forward(self, x: Tensor, cond: Prepared) -> Tensor:
+        q, bias = split_heads(self.to_q(x), self.heads), cond.bias if self.masked else None
+        out: Tensor = self.to_out[0](merge_heads(attend(q, *cond.text[self.layer], bias)))
+        return out
+
+
+class JointAttention(TextLayer):
+    """x + pixels attending to text and pixels in one softmax, text keys first: (B, C, H, W) -> (B, C, H, W)."""
+
+    def __init__(self, channels: int, spec: AttentionSpec) -> None:
+        super().__init__()
+        self.heads, self.only_text = spec.heads, spec.only_text
+        self.group_norm = nn.GroupNorm(spec.groups, channels, eps=1e-5)
+        self.norm_cross: nn.GroupNorm | nn.LayerNorm | None = None
+        if spec.text_norm == "group_norm":
+            self.norm_cross = nn.GroupNorm(TEXT_NORM_GROUPS, spec.text_dim, eps=1e-5)
+        elif spec.text_norm == "layer_norm":
+            self.norm_cross = nn.LayerNorm(spec.text_dim)
+        self.to_q = nn.Linear(channels, channels)
+        if not spec.only_text:
+            self.to_k = nn.Linear(channels, channels)
+            self.to_v = nn.Linear(channels, channels)
+        self.add_k_proj = nn.Linear(spec.text_dim, channels)
+        self.add_v_proj = nn.Linear(spec.text_dim, channels)
+        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
+
+    def text_keys(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        if isinstance(self.norm_cross, nn.GroupNorm):  # statistics over tokens and a group of channels
+            text = norm_act(self.norm_cross, text.mT.contiguous(), None).mT
+        elif self.norm_cross is not None:
+            text = self.norm_cross(text)
+        return split_heads(self.add_k_proj(text), self.heads), split_heads(self.add_v_proj(text), self.heads)
+
+    def forward(self, x: Tensor, cond: Prepared) -> Tensor:
+        h = norm_act(self.group_norm, x, None).flatten(2).mT.contiguous()  # (B, N, C)
+        q, (k, v), bias = split_heads(self.to_q(h), self.heads), cond.text[self.layer], cond.bias
+        if not self.only_text:
+            k = torch.cat([k, split_heads(self.to_k(h), self.heads)], dim=2)  # (B, heads, T + N, d)
+            v = torch.cat([v, split_heads(self.to_v(h), self.heads)], dim=2)
+            bias = None if bias is None else F.pad(bias, (0, h.shape[1]))
+        out: Tensor = self.to_out[0](merge_heads(attend(q, k, v, bias)))
+        return x + out.mT.reshape(x.shape)
+
+
+class GEGLU(nn.Module):
+    """A linear layer whose one half is gated by the gelu of the other (Shazeer 2020)."""
+
+    def __init__(self, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(in_dim, 2 * out_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, gate = self.proj(x).chunk(2, dim=-1)
+        out: Tensor = h * F.gelu(gate)
+        return out
+
+
+class FeedForward(nn.Module):
+    """(B, N, C) -> (B, N, C) through four times the width."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(GEGLU(channels, 4 * channels), nn.Identity(), nn.Linear(4 * channels, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h: Tensor = self.net(x)
+        return h
+
+
+class BasicTransformerBlock(nn.Module):
+    """Attention to pixels, to text, feed-forward, each with a norm before and a residual around: (B, N, C) -> same."""
+
+    def __init__(self, channels: int, spec: AttentionSpec) -> None:
+        super().__init__()
+        heads, text_dim = spec.heads, spec.text_dim
+        self.norm1 = nn.LayerNorm(channels)
+        self.attn1: SelfAttention | TextAttention
+        if spec.only_text:
+            self.attn1 = TextAttention(channels, heads, text_dim, masked=False)  # so diffusers trains and runs it
+        else:
+            self.attn1 = SelfAttention(channels, heads)
+        self.norm2 = nn.LayerNorm(channels)
+        self.attn2 = TextAttention(channels, heads, text_dim)
+        self.norm3 = nn.LayerNorm(channels)
+        self.ff = FeedForward(channels)
+
+    def forward(self, x: Tensor, cond: Prepared) -> Tensor:
+        x = x + self.attn1(self.norm1(x), cond)
+        x = x + self.attn2(self.norm2(x), cond)
+        h: Tensor = self.ff(self.norm3(x))
+        return x + h
+
+
+class Transformer2D(nn.Module):
+    """x + transformer blocks over the pixels of x: (B, C, H, W) -> (B, C, H, W)."""
+
+    def __init__(self, channels: int, spec: AttentionSpec) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(spec.groups, channels, eps=1e-6)
+        self.proj_in = _projection(channels, spec.linear_projection)
+        self.transformer_blocks = nn.ModuleList(BasicTransformerBlock(channels, spec) for _ in range(spec.depth))
+        self.proj_out = _projection(channels, spec.linear_projection)
+
+    def forward(self, x: Tensor, cond: Prepared) -> Tensor:
+        h = norm_act(self.norm, x, None).flatten(2).mT.contiguous()  # (B, N, C)
+        h = F.linear(h, self.proj_in.weight.flatten(1), self.proj_in.bias)
+        for block in self.transformer_blocks:
+            h = block(h, cond)
+        h = F.linear(h, self.proj_out.weight.flatten(1), self.proj_out.bias)
+        return x + h.mT.reshape(x.shape)
+
+
+def _projection(channels: int, linear: bool) -> nn.Linear | nn.Conv2d:
+    return nn.Linear(channels, channels) if linear else nn.Conv2d(channels, channels, 1)
+
+
+def make_attention(channels: int, spec: AttentionSpec) -> Transformer2D | JointAttention:
+    """The attention of a level with this many channels, of the family that spec names."""
+    return Transformer2D(channels, spec) if spec.family == "separate" else JointAttention(channels, spec)

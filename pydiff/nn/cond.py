@@ -1,0 +1,29 @@
+"""The conditioning of a network: one immutable value, passed down to every block."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Cond(NamedTuple):
+    """What a network is told beside x and t, as the user has it.
+
+    `edit` is the place of a change to attention; `UNet.prepare` refuses one that the network cannot carry out.
+    """
+
+    text: Tensor | None  # (B, T, D) states of the text encoder
+    mask: Tensor | None = None  # (B, T) 1 = attend, 0 = do not; None = attend to all
+    labels: Tensor | None = None  # (B,) noise level of the low-res picture, or class
+    added: Mapping[str, Tensor] | None = None  # Stable Diffusion XL: text_embeds (B, P), time_ids (B, 6)
+    edit: object | None = None
+
+
+class Prepared(NamedTuple):
+    """What a network computes from a Cond alone: constant over the steps of a run. Made by `UNet.prepare`."""
+
+    emb: Tensor | None  # (B, E) added to the embedding of t
+    text: tuple[tuple[Tensor, Tensor], ...]  # keys and values (B, heads, T, d) of the text, per layer that reads it
+    bias: Tensor | None  # (B, 1, 1, T) added to the scores of the text: 0 = attend, -10000 = do not

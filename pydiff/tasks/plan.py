@@ -1,0 +1,186 @@
+"""What a caller asks for, checked and turned into stage plans before any work starts."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pydiff.cascade import Cascade, Stage, StagePlan, make_guidance
+from pydiff.diffusion.guidance import per_level
+from pydiff.diffusion.samplers import SAMPLERS
+from pydiff.diffusion.thresholding import make_threshold
+from pydiff.images import OUTPUT_TYPES
+from pydiff.ops.guided_step import Threshold
+
+MAX_SEED = 2**63
+Number = int | float
+PerStage = Number | Sequence[Any] | Callable[[int, int], float] | None
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to sample. A list holds one value per stage that runs; anything else is for the first of them, and later
+    stages do as their folders say. In lists, None too means what the folder says.
+
+    num_inference_steps: at least 1. guidance_scale: 1 is no guidance; a function (level, levels) -> scale makes it vary
+    over a run. guidance_rescale: phi in [0, 1]. sampler: a name in pydiff.SAMPLERS. eta: noise of ddim, in [0, 1].
+    thresholding: none, static or dynamic, with percentile in [0, 1] and max_value. noise_level: of a super-resolution
+    stage's low-res picture, 0 to 999; one number is for all such stages.
+    """
+
+    num_inference_steps: PerStage = None
+    guidance_scale: PerStage = None
+    guidance_rescale: PerStage = None
+    sampler: str | Sequence[str | None] | None = None
+    eta: PerStage = None
+    thresholding: str | Sequence[str | None] | None = None
+    percentile: PerStage = None
+    max_value: PerStage = None
+    noise_level: int | Sequence[int | None] | None = None
+
+    def of_stage(self, index: int, stages: int, takes_low_res: bool) -> dict[str, Any]:
+        """Every option's value for one stage, None where the folder decides."""
+        values = {}
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
+            if isinstance(value, Sequence) and not isinstance(value, str):
+                if len(value) != stages:
+                    raise ValueError(f"{name} lists {len(value)} values, but {stages} stages run; give one per stage")
+                values[name] = value[index]
+            elif name == "noise_level":
+                values[name] = value if takes_low_res else None
+            else:
+                values[name] = value if index == 0 else None
+        return values
+
+
+def plan_stages(stages: Sequence[Stage], options: Options) -> tuple[StagePlan, ...]:
+    """The plan of each stage. Raises ValueError for options that are unknown, out of range or do not fit together."""
+    if options.noise_level is not None and all(stage.noising is None for stage in stages):
+        raise ValueError("noise_level is for super-resolution stages, but none runs")
+    count = len(stages)
+    return tuple(
+        plan_stage(stage, options.of_stage(index, count, stage.noising is not None))
+        for index, stage in enumerate(stages)
+    )
+
+
+def plan_stage(stage: Stage, values: Mapping[str, Any]) -> StagePlan:
+    """One stage's plan. `said` keeps every option as it was decided, so that settings can repeat the run."""
+    sampling, defaults = stage.sampling, stage.defaults
+    steps = _or(values["num_inference_steps"], defaults.num_inference_steps)
+    eta = values["eta"]
+    extra = {} if eta is None else {"eta": _number("eta", eta, 0, 1)}
+    table = sampling.table(steps, sampler=values["sampler"], **extra)
+    scale = _scale(_or(values["guidance_scale"], defaults.guidance_scale), table.levels)
+    rescale = _number("guidance_rescale", _or(values["guidance_rescale"], 0.0), 0, 1)
+    threshold = _threshold(sampling.threshold, values)
+    level = _noise_level(stage, values["noise_level"])
+    said = {
+        "num_inference_steps": steps,
+        "guidance_scale": scale,
+        "guidance_rescale": rescale,
+        "sampler": _or(values["sampler"], sampling.sampler),
+        "eta": eta,
+        "thresholding": threshold.kind,
+        "percentile": threshold.percentile if threshold.kind == "dynamic" else None,
+        "max_value": None if threshold.kind == "none" or math.isinf(threshold.max_value) else threshold.max_value,
+        "noise_level": level,
+    }
+    return StagePlan(stage, table, make_guidance(scale, table.levels, rescale), threshold, level, said)
+
+
+def _or(value: Any, default: Any) -> Any:
+    return default if value is None else value
+
+
+def _scale(scale: Any, levels: int) -> float | list[float]:
+    """A number, or one per noise level."""
+    if callable(scale) or (isinstance(scale, Sequence) and not isinstance(scale, str)):
+        return per_level("guidance_scale", scale, levels)
+    return _number("guidance_scale", scale)
+
+
+def _threshold(own: Threshold, values: Mapping[str, Any]) -> Threshold:
+    kind, percentile, max_value = (values[name] for name in ("thresholding", "percentile", "max_value"))
+    if kind is None and percentile is None and max_value is None:
+        return own
+    return make_threshold(_or(kind, own.kind), percentile=percentile, max_value=max_value)
+
+
+def _noise_level(stage: Stage, value: Any) -> int | None:
+    if stage.noising is None:
+        return None
+    level = stage.defaults.noise_level if value is None else value
+    last = len(stage.noising.alphas_cumprod) - 1
+    if isinstance(level, bool) or not isinstance(level, int) or not 0 <= level <= last:
+        raise ValueError(f"noise_level is {level!r}; expected an integer from 0 to {last}")
+    return level
+
+
+def _number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"{name} is {value!r}; expected a finite number")
+    if not low <= value <= high:
+        raise ValueError(f"{name} is {value}; expected a number from {low:g} to {high:g}")
+    return float(value)
+
+
+def stages_to(cascade: Cascade, size: int | None) -> tuple[Stage, ...]:
+    """The stages from the first to the one that makes `size`."""
+    wanted = cascade.default_size if size is None else size
+    if wanted not in cascade.sizes:
+        made = ", ".join(map(str, cascade.sizes))
+        raise ValueError(f"size is {wanted!r}, which no stage of {cascade.name} makes; expected one of {made}")
+    return cascade.stages[: cascade.sizes.index(wanted) + 1]
+
+
+def prompt_list(prompt: str | Sequence[str], name: str = "prompt") -> list[str]:
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    if not prompts or not all(isinstance(words, str) for words in prompts):
+        raise ValueError(f"{name} is {prompt!r}; expected a string or a list of strings")
+    return prompts
+
+
+def seed_list(seed: int | Sequence[int] | None, count: int) -> list[int]:
+    """One seed per picture: as given; from one int s the seeds s, s + 1, ...; from None random ones."""
+    if seed is None:
+        return [secrets.randbelow(2**32) for _ in range(count)]
+    if isinstance(seed, int) and not isinstance(seed, bool):
+        seeds = [seed + index for index in range(count)]
+    else:
+        seeds = list(seed) if isinstance(seed, Sequence) and not isinstance(seed, str) else [seed]
+        if len(seeds) != count:
+            raise ValueError(f"seed lists {len(seeds)} numbers for {count} pictures; give one int, or one per picture")
+    for value in seeds:
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < MAX_SEED:
+            raise ValueError(f"seed is {value!r}; expected an integer from 0 to 2^63 - 1")
+    return seeds
+
+
+def generators(
+    seed: int | Sequence[int] | None, generator: torch.Generator | Sequence[torch.Generator] | None, count: int
+) -> tuple[list[int | None], list[torch.Generator]]:
+    """Seeds (None where a generator was given) and generators, one per picture."""
+    if generator is None:
+        seeds = seed_list(seed, count)
+        return list(seeds), [torch.Generator().manual_seed(value) for value in seeds]
+    if seed is not None:
+        raise ValueError("seed and generator are both given; give one of them")
+    given = [generator] if isinstance(generator, torch.Generator) else list(generator)
+    if len(given) != count:
+        raise ValueError(f"generator lists {len(given)} generators for {count} pictures; give one per picture")
+    return [None] * count, given
+
+
+def check_output_type(output_type: str) -> None:
+    if output_type not in OUTPUT_TYPES:
+        raise ValueError(f"output_type is {output_type!r}; expected one of {', '.join(OUTPUT_TYPES)}")
+
+
+SAMPLER_NAMES = tuple(SAMPLERS)

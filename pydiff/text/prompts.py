@@ -1,0 +1,98 @@
+"""From prompts to the states of a checkpoint's text encoder."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from pydiff.models.t5 import T5Config, T5Encoder
+from pydiff.weights import read_header, read_json, read_safetensors
+from pydiff.weights.unet import check_tensors
+
+TIED = "encoder.embed_tokens.weight"  # the same tensor as shared.weight
+MAX_TOKENS = 77  # what diffusers' IFPipeline pads to
+
+
+class UnknownWord(UserWarning):
+    """A prompt holds a word that the model never saw."""
+
+
+@dataclass(frozen=True)
+class PromptEncoder:
+    """A tokenizer and a T5 encoder. words: all that the model ever read, or empty when that is not known."""
+
+    tokenizer: Tokenizer
+    encoder: T5Encoder
+    words: frozenset[str] = frozenset()
+    max_tokens: int = MAX_TOKENS
+
+    def check(self, prompts: Sequence[str]) -> None:
+        """Refuse prompts that cannot be encoded whole (ValueError), and warn of words the model never saw."""
+        for prompt, encoding in zip(prompts, self.tokenizer.encode_batch(list(prompts)), strict=True):
+            if len(encoding.ids) > self.max_tokens:
+                raise ValueError(
+                    f"the prompt {_shortened(prompt)!r} makes {len(encoding.ids)} tokens, but the text encoder takes "
+                    f"{self.max_tokens}; shorten it"
+                )
+        unknown = sorted({word for prompt in prompts for word in self.unknown_words(prompt)})
+        if unknown:
+            quoted = ", ".join(repr(word) for word in unknown)
+            message = (
+                f"the model never saw {quoted}; the shipped model knows only simple shapes: one to four circles, "
+                "squares, triangles, stars, rings or crosses, their colours, sizes and places, and a background"
+            )
+            warnings.warn(message, UnknownWord, stacklevel=2)
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        if not self.words:
+            return []
+        return [word for word in re.findall(r"[^\W_]+", prompt.lower()) if word not in self.words]
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """States (B, T, D), T = max_tokens: padded as diffusers' IFPipeline pads, padding masked inside the encoder."""
+        encodings = self.tokenizer.encode_batch([prompt.lower().strip() for prompt in prompts])
+        ids = torch.zeros(len(prompts), self.max_tokens, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, encoding in enumerate(encodings):
+            ids[row, : len(encoding.ids)] = torch.tensor(encoding.ids)
+            mask[row, : len(encoding.ids)] = 1
+        device = self.encoder.shared.weight.device
+        with torch.inference_mode():
+            return self.encoder(ids.to(device), mask.to(device))
+
+
+def load_prompt_encoder(folder: Path, words: Sequence[str] = ()) -> PromptEncoder:
+    """From a pipeline folder's tokenizer/tokenizer.json and text_encoder/. ValueError says what is missing or wrong."""
+    path = folder / "tokenizer" / "tokenizer.json"
+    read_json(path)  # refuses what is missing or no JSON, with its name
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception
+        raise ValueError(f"{path} is no tokenizer that the tokenizers library reads: {error}") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return PromptEncoder(tokenizer, _load_encoder(folder / "text_encoder"), frozenset(words))
+
+
+def _load_encoder(folder: Path) -> T5Encoder:
+    config = T5Config.from_dict(read_json(folder / "config.json"))
+    with torch.device("meta"):
+        encoder = T5Encoder(config)
+    header = read_header(folder)
+    header.pop(TIED, None)
+    check_tensors(folder, header, encoder)
+    state = read_safetensors(folder)
+    state.pop(TIED, None)
+    encoder.load_state_dict(state, assign=True)
+    return encoder.eval()
+
+
+def _shortened(prompt: str) -> str:
+    return prompt if len(prompt) <= 60 else prompt[:57] + "..."

@@ -1,0 +1,90 @@
+"""Finding, reading and writing files of a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+MOST_JSON = 16 << 20  # bytes
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The JSON object in a file of at most 16 MiB. Raises ValueError, naming the file, for anything else."""
+    path = Path(path)
+    if not os.path.isfile(path):
+        raise ValueError(f"{path} is not a file; expected a JSON file there")
+    size = path.stat().st_size
+    if size > MOST_JSON:
+        raise ValueError(f"{path} has {size} bytes; expected a JSON file of at most {MOST_JSON}")
+    return parse_json(path.read_bytes(), str(path))
+
+
+def parse_json(data: bytes, name: str) -> dict[str, Any]:
+    """The JSON object in data: UTF-8, no key twice, no NaN or infinity. Raises ValueError, naming it, for others."""
+    try:
+        value = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name} is not readable as JSON: {str(error) or 'nested too deeply'}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} holds a JSON {type(value).__name__}; expected an object")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {twice!r} is there twice")
+    return made
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+def refuse_pickle(path: Path) -> None:
+    """Raise ValueError when the name of path is that of a pickle, whose loading could run code."""
+    if path.suffix.lower() in PICKLES:
+        raise ValueError(
+            f"{path} is a pickle, which could run code when opened; save it as safetensors with the library that wrote "
+            "it (diffusers: save_pretrained(folder, safe_serialization=True)) and open that"
+        )
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The path of a file by its name in folder, links followed. Raises ValueError when it lies outside.
+
+    A link into the blobs of the Hugging Face cache is followed when the folder is a snapshot of the same repository.
+    """
+    path = folder / name
+    root, target = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
+    roots = [root]
+    for parent in root.parents:
+        if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
+            roots.append(parent.parent / "blobs")
+    if Path(name).is_absolute() or not any(target.is_relative_to(allowed) for allowed in roots):
+        raise ValueError(f"{path} leads to {target}, outside {root}; put the file itself into the folder")
+    return path
+
+
+def write_json(path: str | os.PathLike[str], value: Mapping[str, Any]) -> None:
+    """Write value as indented JSON; the file appears whole or not at all."""
+    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    write_whole(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside path, then move it there; on failure nothing is left."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

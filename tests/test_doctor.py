@@ -1,0 +1,50 @@
+"""The doctor finds what is there, says why something is missing, and calls a wrong operator broken."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pydiff import doctor
+from pydiff.ops import native
+
+
+@pytest.fixture
+def whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An installation folder that lacks nothing."""
+    weights = tmp_path / "embedded" / "weights" / "base"
+    weights.mkdir(parents=True)
+    (weights / "model.safetensors").write_bytes(b"0" * 1024)
+    monkeypatch.setattr(doctor, "FOLDER", tmp_path)
+    return tmp_path
+
+
+def test_a_whole_installation_is_healthy(whole: Path) -> None:
+    text = doctor.report()
+    assert doctor.healthy(), text
+    for name in ("python", "torch", "native core", "threads", "cuda", "embedded model", "guided_step on cpu"):
+        assert name in text
+
+
+def test_missing_weights_are_named(whole: Path) -> None:
+    (whole / "embedded" / "weights" / "base" / "model.safetensors").unlink()
+    assert "no weights in" in doctor.report()
+    assert not doctor.healthy()
+
+
+def test_a_missing_core_says_why(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (whole / "_build.json").write_text('{"core": "CompileError: no compiler", "cuda": "not built"}')
+    monkeypatch.setattr(native, "_load", lambda: (None, "pydiff._C cannot be imported"))
+    assert "CompileError: no compiler" in doctor.report()
+    assert doctor.healthy()
+
+
+def test_a_wrong_operator_is_broken(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(x: torch.Tensor, *given: object, **options: object) -> torch.Tensor:
+        return torch.full_like(x, torch.nan)
+
+    monkeypatch.setattr(doctor, "group_norm_silu", wrong)
+    assert "PYDIFF_KERNELS=reference" in doctor.report()
+    assert not doctor.healthy()
