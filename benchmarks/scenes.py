@@ -181,7 +181,7 @@ def _generate(args: argparse.Namespace) -> Generate:
     """pydiff's own pipeline, with its defaults wherever nothing else is asked for."""
     import pydiff
 
-    pipe = pydiff.load(args.model) if args.model else pydiff.load()
+    pipe = pydiff.load(args.model)
     options: dict[str, Any] = {"size": args.size, "output_type": "np"}
     for name, values in (("num_inference_steps", args.steps), ("guidance_scale", args.guidance)):
         if values:
@@ -204,7 +204,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", type=int, default=256, choices=(64, 256, 1024), help="pixels a side (default 256)")
     parser.add_argument("--steps", type=int, nargs="+", metavar="N", help="sampling steps, one number or one per stage")
     parser.add_argument("--guidance", type=float, nargs="+", metavar="W", help="guidance scale, one or one per stage")
-    parser.add_argument("--model", metavar="DIR", help="a pipeline's folder instead of the embedded model")
+    parser.add_argument("--model", nargs="+", metavar="DIR", help="a pipeline's folder, or one per stage (default embedded)")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the table and every picture's reading")
     parser.add_argument("--sheet", type=Path, metavar="PATH", help="write the first 40 pictures, failures in red")
     return parser

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ DEFAULTS = {
     "IFSuperResolutionPipeline": StageDefaults(50, 4.0, 250),
 }
 SETTINGS = "pydiff.json"  # a folder's own defaults and the words its model knows; diffusers passes it over
-SETTINGS_FIELDS = {"num_inference_steps", "guidance_scale", "noise_level", "size", "words"}
+SETTINGS_FIELDS = {"num_inference_steps", "guidance_scale", "noise_level", "variance_type", "size", "words"}
 
 
 def open_cascade(folders: Sequence[Path], name: str) -> Cascade:
@@ -64,6 +65,9 @@ def _read_settings(folder: Path) -> dict[str, Any]:
 def _open_stage(folder: Path, index: Mapping[str, Any], settings: Mapping[str, Any]) -> Stage:
     unet = load_unet(folder / "unet")
     sampling = sampler_from_scheduler_config(read_json(folder / "scheduler" / "scheduler_config.json"))
+    if "variance_type" in settings:  # what ddpm may use; the folder's own sampler need not know it
+        kept = {**sampling.options, "variance_type": settings["variance_type"]}
+        sampling = dataclasses.replace(sampling, options=kept)
     upscales = index["_class_name"] == "IFSuperResolutionPipeline"
     expected = 6 if upscales else 3
     if unet.config.in_channels != expected:

@@ -24,9 +24,9 @@ NONE = [None, None]
 
 # What a stage does by default; chosen on the scene benchmark.
 SETTINGS: dict[str, dict[str, Any]] = {
-    "base": {"num_inference_steps": 25, "guidance_scale": 3.0, "size": 256},
-    "super_256": {"num_inference_steps": 8, "guidance_scale": 1.0, "noise_level": 60},
-    "super_1024": {"num_inference_steps": 4, "guidance_scale": 1.0, "noise_level": 20},
+    "base": {"num_inference_steps": 25, "guidance_scale": 3.0, "size": 256, "variance_type": "learned_range"},
+    "super_256": {"num_inference_steps": 8, "guidance_scale": 1.0, "noise_level": 60, "variance_type": "learned_range"},
+    "super_1024": {"num_inference_steps": 4, "guidance_scale": 1.0, "noise_level": 20, "variance_type": "learned_range"},
 }
 SCHEDULER: dict[str, Any] = {
     "_class_name": "DPMSolverMultistepScheduler",
@@ -37,7 +37,6 @@ SCHEDULER: dict[str, Any] = {
     "algorithm_type": "dpmsolver++",
     "solver_order": 2,
     "timestep_spacing": "trailing",
-    "variance_type": "learned_range",
     "thresholding": True,
     "dynamic_thresholding_ratio": 0.995,
     "sample_max_value": 1.0,
