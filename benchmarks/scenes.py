@@ -204,7 +204,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", type=int, default=256, choices=(64, 256, 1024), help="pixels a side (default 256)")
     parser.add_argument("--steps", type=int, nargs="+", metavar="N", help="sampling steps, one number or one per stage")
     parser.add_argument("--guidance", type=float, nargs="+", metavar="W", help="guidance scale, one or one per stage")
-    parser.add_argument("--model", nargs="+", metavar="DIR", help="a pipeline's folder, or one per stage (default embedded)")
+    parser.add_argument("--model", nargs="+", metavar="DIR", help="a pipeline's folder, or one per stage")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the table and every picture's reading")
     parser.add_argument("--sheet", type=Path, metavar="PATH", help="write the first 40 pictures, failures in red")
     return parser

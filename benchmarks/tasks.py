@@ -96,7 +96,9 @@ def peak_memory(sizes: list[int]) -> Table:
 
 
 def run_child(*arguments: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "benchmarks.tasks", *arguments], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.tasks", *arguments], capture_output=True, text=True, check=True
+    )
     return done.stdout.split()[-1]
 
 
@@ -116,7 +118,9 @@ def cold_start(rounds: int) -> Table:
             "pydiff generate --size 64": [*command, "--size", "64"],
             "pydiff generate --size 256": [*command, "--size", "256"],
         }
-        runs = {name: (lambda c=c: subprocess.run(c, check=True, capture_output=True)) for name, c in contenders.items()}
+        runs = {
+            name: (lambda c=c: subprocess.run(c, check=True, capture_output=True)) for name, c in contenders.items()
+        }
         for name, timed in interleaved(runs, rounds).items():
             table.add(name, timed)
     return table

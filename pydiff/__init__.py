@@ -1,7 +1,7 @@
 """pydiff: text-to-image diffusion with U-Nets, at the lowest latency the machine allows.
 
-    pipe = pydiff.load()
-    pipe.generate("a red circle left of a blue square on a white background", seed=7).save("circle.png")
+pipe = pydiff.load()
+pipe.generate("a red circle left of a blue square on a white background", seed=7).save("circle.png")
 """
 
 from __future__ import annotations

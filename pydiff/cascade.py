@@ -127,9 +127,17 @@ def _run_stage(
     x = plan.table.initial_scale * noise(shape, dtype=weight.dtype, device=weight.device)
     beside = None if low_res is None else augmented(low_res, plan, noise)
     network = Network(unet, text, beside, plan.noise_level)
-    options = {"prediction_type": plan.stage.sampling.prediction_type, "threshold": plan.threshold}
+    walk = sample(
+        network,
+        plan.table,
+        plan.guidance,
+        x=x,
+        noise=noise,
+        prediction_type=plan.stage.sampling.prediction_type,
+        threshold=plan.threshold,
+    )
     steps = len(plan.table.rows)
-    for state in sample(network, plan.table, plan.guidance, x=x, noise=noise, **options):
+    for state in walk:
         denoised = x if state.denoised is None else state.denoised
         yield State(index, stages, state.index, steps, state.t, state.x, denoised, state.elapsed)
 

@@ -75,9 +75,13 @@ def _add_generate(commands: Any) -> None:
     command.add_argument("-o", "--output", type=Path, metavar="PNG", help="where to write (default: from the prompt)")
     command.add_argument("-n", type=int, default=1, metavar="N", help="how many pictures (seeds S, S+1, ...)")
     command.add_argument("--seed", type=int, metavar="S", help="an integer; the same seed makes the same picture")
-    command.add_argument("--size", type=int, metavar="PIXELS", help="side of the picture: 64, 256 or 1024 (default 256)")
+    command.add_argument(
+        "--size", type=int, metavar="PIXELS", help="side of the picture: 64, 256 or 1024 (default 256)"
+    )
     command.add_argument("--steps", type=int, metavar="N", help="steps of the first stage")
-    command.add_argument("--guidance", type=float, metavar="SCALE", help="how closely to follow the words; 1 is plainly")
+    command.add_argument(
+        "--guidance", type=float, metavar="SCALE", help="how closely to follow the words; 1 is plainly"
+    )
     command.add_argument("--negative", default=None, metavar="PROMPT", help="what to steer away from")
     command.add_argument("--sampler", metavar="NAME", help="ddpm, ddim, euler, euler_ancestral, dpmpp_2m, heun, ...")
     command.add_argument("--model", type=Path, action="append", metavar="DIR", help="a folder per stage, small first")
@@ -177,7 +181,9 @@ class Progress:
     """A bar per stage on a terminal, fed with the states of a run."""
 
     def __init__(self, quiet: bool) -> None:
-        self.quiet, self.bar, self.stage = quiet or not sys.stderr.isatty(), None, -1
+        self.quiet = quiet or not sys.stderr.isatty()
+        self.bar: Any = None
+        self.stage = -1
 
     def __enter__(self) -> Progress:
         return self
@@ -194,7 +200,9 @@ class Progress:
         from tqdm import tqdm
 
         size = f"{state.x.shape[-1]}x{state.x.shape[-2]}"
-        return tqdm(total=state.steps, desc=f"stage {state.stage + 1}/{state.stages} {size:>9}", unit="step", leave=True)
+        return tqdm(
+            total=state.steps, desc=f"stage {state.stage + 1}/{state.stages} {size:>9}", unit="step", leave=True
+        )
 
     def close(self) -> None:
         if self.bar is not None:

@@ -22,7 +22,7 @@ from pydiff.ops import (
     native,
 )
 
-PACKAGES = ("pydiff-engine", "torch", "numpy", "pillow", "safetensors", "tokenizers", "transformers")
+PACKAGES = ("pydiff-engine", "torch", "numpy", "pillow", "safetensors", "tokenizers", "tqdm")
 FOLDER = Path(__file__).parent
 THRESHOLDS = (Threshold(), Threshold("static"), Threshold("dynamic", 0.9, 1.5), Threshold("dynamic", 0.5, 50.0))
 TOLERANCE = 1e-5  # relative to the largest value, of float32 against float64

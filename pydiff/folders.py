@@ -33,7 +33,9 @@ def open_cascade(folders: Sequence[Path], name: str) -> Cascade:
         if stage.noising is None:
             raise ValueError(f"{folder} is a base stage; only the first of a cascade's folders can be one")
         if stage.size <= before.size:
-            raise ValueError(f"{folder} makes {stage.size} pixels after a stage of {before.size}; give small stages first")
+            raise ValueError(
+                f"{folder} makes {stage.size} pixels after a stage of {before.size}; give small stages first"
+            )
     if stages[0].noising is not None:
         raise ValueError(f"{folders[0]} is a super-resolution stage; give the base stage's folder before it")
     text = load_prompt_encoder(folders[0], settings[0].get("words", ()))
@@ -85,5 +87,7 @@ def _open_stage(folder: Path, index: Mapping[str, Any], settings: Mapping[str, A
 def _side(sample_size: int | tuple[int, int] | None, folder: Path) -> int:
     sides = sample_size if isinstance(sample_size, tuple) else (sample_size,)
     if sides[0] is None or len(set(sides)) > 1:
-        raise ValueError(f"{folder / 'unet' / 'config.json'} has sample_size {sample_size!r}; expected one side in pixels")
+        raise ValueError(
+            f"{folder / 'unet' / 'config.json'} has sample_size {sample_size!r}; expected one side in pixels"
+        )
     return sides[0]

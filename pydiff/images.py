@@ -61,7 +61,9 @@ def from_user(image: Image.Image | NDArray[Any] | Tensor | str | Path, what: str
         tensor = image.detach().float().cpu()
         tensor = tensor[0] if tensor.ndim == 4 and len(tensor) == 1 else tensor
     else:
-        raise ValueError(f"{what} is a {type(image).__name__}; expected a PIL picture, a path, a NumPy array or a tensor")
+        raise ValueError(
+            f"{what} is a {type(image).__name__}; expected a PIL picture, a path, a NumPy array or a tensor"
+        )
     if tensor.ndim != 3 or tensor.shape[0] != 3:
         raise ValueError(f"{what} has shape {tuple(image.shape)}; expected one RGB picture, (H, W, 3) or (3, H, W)")
     if not (tensor.isfinite().all() and tensor.min() >= 0 and tensor.max() <= 1):
@@ -110,8 +112,7 @@ def write_png(path: Path, image: Image.Image, settings: Mapping[str, Any] | None
         chunks.add_itxt(CHUNK, json.dumps(dict(settings)))
     if not path.parent.is_dir():
         raise ValueError(f"the folder {path.parent} does not exist; make it first")
-    save = {"format": "PNG", "pnginfo": chunks, "compress_level": PNG_COMPRESSION}
-    write_whole(path, lambda temporary: image.save(temporary, **save))
+    write_whole(path, lambda file: image.save(file, "PNG", pnginfo=chunks, compress_level=PNG_COMPRESSION))
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pydiff.cascade import Cascade
 from pydiff.folders import open_cascade
 from pydiff.tasks import generate as generation
 from pydiff.tasks.generate import Preview, Request, Result
-from pydiff.tasks.plan import Options
+from pydiff.tasks.plan import Options, check_output_type
 
 EMBEDDED = ("base", "super_256", "super_1024")
 Seed = int | Sequence[int] | None
@@ -69,7 +69,7 @@ class Pipeline:
         thresholding, percentile, max_value, noise_level); a list holds one value per stage, anything else is for the
         first. Raises ValueError before any work for what does not fit. A word that the model never saw is warned of.
         """
-        generation.check_output_type(output_type)
+        check_output_type(output_type)
         wanted = self._request(
             prompt,
             negative_prompt=negative_prompt,
@@ -106,7 +106,7 @@ class Pipeline:
 
         It is taken for the output of the stage before the smallest one that makes it larger, and resized to that.
         """
-        generation.check_output_type(output_type)
+        check_output_type(output_type)
         wanted = self._request(prompt, seed=seed, generator=generator, size=size, image=image, options=options)
         return generation.generate(wanted, output_type, watch)
 

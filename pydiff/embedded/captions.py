@@ -34,7 +34,7 @@ def _pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:
 
 
 def noun_phrase(group: Group, rng: np.random.Generator) -> str:
-    """"two large red circles" and the like."""
+    """ "two large red circles" and the like."""
     size = f"{_pick(rng, SIZE_WORDS[group.size])} " if group.size else ""
     plural = "" if group.count == 1 else "es" if group.shape == "cross" else "s"
     phrase = f"{size}{group.colour} {group.shape}{plural}"

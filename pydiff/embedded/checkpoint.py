@@ -47,6 +47,4 @@ def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> State
 def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:
     for name, parameter in model.named_parameters():
         if f"adam.step.{name}" in state:
-            optimizer.state[parameter] = {
-                key: state[f"adam.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")
-            }
+            optimizer.state[parameter] = {key: state[f"adam.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}

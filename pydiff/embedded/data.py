@@ -118,5 +118,3 @@ def background(make: Callable[[], T], ahead: int = 4) -> Iterator[T]:
     finally:
         closing.set()
         thread.join()
-
-

@@ -26,7 +26,12 @@ NONE = [None, None]
 SETTINGS: dict[str, dict[str, Any]] = {
     "base": {"num_inference_steps": 25, "guidance_scale": 3.0, "size": 256, "variance_type": "learned_range"},
     "super_256": {"num_inference_steps": 8, "guidance_scale": 1.0, "noise_level": 60, "variance_type": "learned_range"},
-    "super_1024": {"num_inference_steps": 4, "guidance_scale": 1.0, "noise_level": 20, "variance_type": "learned_range"},
+    "super_1024": {
+        "num_inference_steps": 4,
+        "guidance_scale": 1.0,
+        "noise_level": 20,
+        "variance_type": "learned_range",
+    },
 }
 SCHEDULER: dict[str, Any] = {
     "_class_name": "DPMSolverMultistepScheduler",
@@ -54,11 +59,11 @@ def export(work: Path, home: Path = HOME) -> None:
     base, _ = checkpoint.load(work / "base.safetensors")
     tokenizer = train_tokenizer()
     folder = home / "base"
-    text = make_text(len(tokenizer))
+    config: Any = make_text(len(tokenizer)).config
     state = checkpoint.part(base, "ema.text.")
     state.pop("encoder.embed_tokens.weight")  # the same tensor as shared.weight
     write_safetensors(folder / "text_encoder" / "model.safetensors", state)
-    write_json(folder / "text_encoder" / "config.json", {**text.config.to_diff_dict(), "architectures": ["T5EncoderModel"]})
+    write_json(folder / "text_encoder" / "config.json", {**config.to_diff_dict(), "architectures": ["T5EncoderModel"]})
     tokenizer.save_pretrained(folder / "tokenizer")
     unet = make_unet(recipe.BASE)
     unet.load_state_dict(checkpoint.part(base, "ema.unet."))

@@ -57,7 +57,10 @@ def train_text(text: nn.Module, tokenizer: Any, phase: recipe.Phase, path: Path)
             things = batch.shapes != len(SHAPES)
             colour = (colours.argmax(-1) == batch.colours)[things].float().mean().item()
             shape = (shapes.argmax(-1) == batch.shapes)[things].float().mean().item()
-            print(f"text {step} loss {loss.item():.3f}, cells of things right: colour {colour:.3f} shape {shape:.3f}", flush=True)
+            print(
+                f"text {step} loss {loss.item():.3f}, cells of things right: colour {colour:.3f} shape {shape:.3f}",
+                flush=True,
+            )
         if step == phase.steps:
             break
     tensors = {f"model.{name}": value for name, value in text.state_dict().items()}

@@ -51,9 +51,7 @@ def score(scene: Scene, reading: Reading) -> dict[str, bool]:
     if any(g.size for g in scene.groups):
         verdict["size"] = _sized(match)
     if any(g.count > 1 for g in scene.groups):
-        verdict["counting"] = len(found) == len(named) and (
-            len(scene.groups) == 1 or all(_likeness(m.group, m.found) > 0 for m in match)
-        )
+        verdict["counting"] = len(found) == len(named) and all(m.found for m in match)
     verdict["overall"] = all(verdict.values()) and Counter(named) == Counter(found)
     return verdict
 
@@ -71,7 +69,11 @@ def _likeness(group: Group, found: Found | None) -> float:
 
 
 def _match(scene: Scene, objects: Sequence[Found]) -> list[Matched]:
-    """The assignment of objects to words that agrees in most colours and shapes; a tie goes to the picture's favour."""
+    """The assignment of objects to words that agrees in most colours and shapes; a tie goes to the picture's favour.
+
+    Where the words tell two groups apart, an object with neither the colour nor the shape of its group is none of it.
+    """
+    alone = len(scene.groups) == 1
     slots = [(i, g) for i, g in enumerate(scene.groups) for _ in range(g.count)]
     pool: list[Found | None] = [*objects[:8]]
     pool += [None] * (len(slots) - len(pool))
@@ -79,7 +81,10 @@ def _match(scene: Scene, objects: Sequence[Found]) -> list[Matched]:
     orders = list(itertools.permutations(range(len(pool)), len(slots)))
     totals = [sum(row[k] for row, k in zip(likeness, order, strict=True)) for order in orders]
     best = [order for order, total in zip(orders, totals, strict=True) if total == max(totals)]
-    matches = [[Matched(*slot, pool[k]) for slot, k in zip(slots, order, strict=True)] for order in best]
+    matches = [
+        [Matched(*slot, pool[k] if alone or row[k] else None) for slot, row, k in zip(slots, likeness, o, strict=True)]
+        for o in best
+    ]
     return max(matches, key=lambda match: (_stands(scene, match), _sized(match)))
 
 

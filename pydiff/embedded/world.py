@@ -65,7 +65,7 @@ class Thing(NamedTuple):
 class Group(NamedTuple):
     """`count` alike objects; size None means that the caption does not name one (they are medium)."""
 
-    count: int
+    count: int  # type: ignore[assignment]  # a field here, not tuple.count
     colour: str
     shape: str
     size: str | None = None
@@ -147,9 +147,7 @@ def place_things(scene: Scene, rng: np.random.Generator) -> tuple[Thing, ...]:
                 x, y = (float(np.clip(c + rng.uniform(-jitter, jitter), radius + 0.02, 0.98 - radius)) for c in (x, y))
                 things.append(Thing(group.colour, group.shape, size, x, y, radius))
         gaps = (
-            max(abs(a.x - b.x), abs(a.y - b.y)) - a.radius - b.radius
-            for i, a in enumerate(things)
-            for b in things[:i]
+            max(abs(a.x - b.x), abs(a.y - b.y)) - a.radius - b.radius for i, a in enumerate(things) for b in things[:i]
         )
         if all(gap > 0.03 for gap in gaps):
             return tuple(things)
@@ -198,14 +196,15 @@ def draw(scene: Scene, things: tuple[Thing, ...], size: int) -> NDArray[np.uint8
     return np.round(canvas).astype(np.uint8)
 
 
-Outline = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
+Grid = NDArray[np.floating]
+Outline = Callable[[Grid, Grid], Grid]
 
 
 def _polygon(points: list[tuple[float, float]]) -> Outline:
     """Signed distance to a closed polygon: distance to its edges, negative inside (crossing parity)."""
     corners = np.asarray(points, np.float32)
 
-    def distance(px: NDArray[np.float32], py: NDArray[np.float32]) -> NDArray[np.float32]:
+    def distance(px: Grid, py: Grid) -> Grid:
         nearest = np.full(np.broadcast(px, py).shape, np.inf, np.float32)
         inside = np.zeros(nearest.shape, bool)
         for (ax, ay), (bx, by) in zip(corners, np.roll(corners, -1, 0), strict=True):
@@ -214,7 +213,7 @@ def _polygon(points: list[tuple[float, float]]) -> Outline:
             nearest = np.minimum(nearest, (px - ax - along * ex) ** 2 + (py - ay - along * ey) ** 2)
             if ay != by:
                 inside ^= ((py >= ay) != (py >= by)) & (px < ax + (py - ay) / ey * ex)
-        return np.where(inside, -1, 1).astype(np.float32) * np.sqrt(nearest)
+        return np.where(inside, -1.0, 1.0) * np.sqrt(nearest)
 
     return distance
 

@@ -45,7 +45,9 @@ class T5Config:
         if kind != "t5":
             raise ValueError(f"the text encoder's config.json says model_type {kind!r}; expected 't5'")
         fields = {name: config[name] for name in cls.__dataclass_fields__ if name in config}
-        missing = [name for name in ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads") if name not in fields]
+        missing = [
+            name for name in ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads") if name not in fields
+        ]
         if missing:
             raise ValueError(f"the text encoder's config.json lacks {', '.join(missing)}")
         made = cls(**fields)
@@ -61,7 +63,9 @@ class T5Config:
         name = self.feed_forward_proj.removeprefix("gated-")
         name = "gelu_new" if self.feed_forward_proj == "gated-gelu" else name
         if name not in ACTIVATIONS:
-            raise ValueError(f"feed_forward_proj is {self.feed_forward_proj!r}; expected one of {', '.join(ACTIVATIONS)}, or gated-")
+            raise ValueError(
+                f"feed_forward_proj is {self.feed_forward_proj!r}; expected one of {', '.join(ACTIVATIONS)}, or gated-"
+            )
         return ACTIVATIONS[name]
 
 

@@ -16,8 +16,7 @@ from pydiff._version import __version__
 from pydiff.cascade import Cascade, StagePlan, State, Text, run
 from pydiff.diffusion.noise import Noise
 from pydiff.images import from_user, to_output, to_pil, write_png
-from pydiff.tasks.plan import Options, check_output_type, generators, plan_stages, prompt_list, stages_to
-
+from pydiff.tasks.plan import Options, check_output_type, generators, plan_stages, prompt_pairs, stages_to
 
 # The settings that `generate` takes again; the others (task, model, version) only say what was.
 REPEATED = ("prompt", "negative_prompt", "seed", "size", *Options.__dataclass_fields__)
@@ -98,14 +97,7 @@ def request(
     options: Options = Options(),
 ) -> Request:
     """Check everything; raise ValueError before any work. With an image, only super-resolution stages run on it."""
-    if isinstance(num_images_per_prompt, bool) or not isinstance(num_images_per_prompt, int) or num_images_per_prompt < 1:
-        raise ValueError(f"num_images_per_prompt is {num_images_per_prompt!r}; expected an integer of at least 1")
-    prompts = prompt_list(prompt)
-    negatives = prompt_list(negative_prompt, "negative_prompt")
-    if len(negatives) not in (1, len(prompts)):
-        raise ValueError(f"negative_prompt lists {len(negatives)} prompts for {len(prompts)}; give one, or one for each")
-    negatives = negatives * len(prompts) if len(negatives) == 1 else negatives
-    prompts, negatives = ([words for words in each for _ in range(num_images_per_prompt)] for each in (prompts, negatives))
+    prompts, negatives = prompt_pairs(prompt, negative_prompt, num_images_per_prompt)
     stages = stages_to(cascade, size)
     low_res = None
     if image is not None:

@@ -12,7 +12,6 @@ import torch
 
 from pydiff.cascade import Cascade, Stage, StagePlan, make_guidance
 from pydiff.diffusion.guidance import per_level
-from pydiff.diffusion.samplers import SAMPLERS
 from pydiff.diffusion.thresholding import make_threshold
 from pydiff.images import OUTPUT_TYPES
 from pydiff.ops.guided_step import Threshold
@@ -28,7 +27,8 @@ class Options:
     stages do as their folders say. In lists, None too means what the folder says.
 
     num_inference_steps: at least 1. guidance_scale: 1 is no guidance; a function (level, levels) -> scale makes it vary
-    over a run. guidance_rescale: phi in [0, 1]. sampler: a name in pydiff.SAMPLERS. eta: noise of ddim, in [0, 1].
+    over a run. guidance_rescale: phi in [0, 1]. sampler: ddpm, ddim, euler,
+    euler_ancestral, dpmpp_2m, dpmpp_2m_sde, heun or edm. eta: noise of ddim, in [0, 1].
     thresholding: none, static or dynamic, with percentile in [0, 1] and max_value. noise_level: of a super-resolution
     stage's low-res picture, 0 to 999; one number is for all such stages.
     """
@@ -75,7 +75,7 @@ def plan_stage(stage: Stage, values: Mapping[str, Any]) -> StagePlan:
     sampling, defaults = stage.sampling, stage.defaults
     steps = _or(values["num_inference_steps"], defaults.num_inference_steps)
     eta = values["eta"]
-    extra = {} if eta is None else {"eta": _number("eta", eta, 0, 1)}
+    extra: dict[str, Any] = {} if eta is None else {"eta": _number("eta", eta, 0, 1)}
     table = sampling.table(steps, sampler=values["sampler"], **extra)
     scale = _scale(_or(values["guidance_scale"], defaults.guidance_scale), table.levels)
     rescale = _number("guidance_rescale", _or(values["guidance_rescale"], 0.0), 0, 1)
@@ -140,11 +140,25 @@ def stages_to(cascade: Cascade, size: int | None) -> tuple[Stage, ...]:
     return cascade.stages[: cascade.sizes.index(wanted) + 1]
 
 
-def prompt_list(prompt: str | Sequence[str], name: str = "prompt") -> list[str]:
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    if not prompts or not all(isinstance(words, str) for words in prompts):
-        raise ValueError(f"{name} is {prompt!r}; expected a string or a list of strings")
-    return prompts
+def prompt_pairs(prompt: str | Sequence[str], negative: str | Sequence[str], each: int) -> tuple[list[str], list[str]]:
+    """Prompt and negative prompt of every picture, `each` pictures to a prompt."""
+    if isinstance(each, bool) or not isinstance(each, int) or each < 1:
+        raise ValueError(f"num_images_per_prompt is {each!r}; expected an integer of at least 1")
+    prompts, negatives = _strings("prompt", prompt), _strings("negative_prompt", negative)
+    if len(negatives) not in (1, len(prompts)):
+        raise ValueError(
+            f"negative_prompt lists {len(negatives)} for {len(prompts)} prompts; give one, or one for each"
+        )
+    if len(negatives) == 1:
+        negatives = negatives * len(prompts)
+    return [words for words in prompts for _ in range(each)], [words for words in negatives for _ in range(each)]
+
+
+def _strings(name: str, given: str | Sequence[str]) -> list[str]:
+    strings = [given] if isinstance(given, str) else list(given)
+    if not strings or not all(isinstance(words, str) for words in strings):
+        raise ValueError(f"{name} is {given!r}; expected a string or a list of strings")
+    return strings
 
 
 def seed_list(seed: int | Sequence[int] | None, count: int) -> list[int]:
@@ -154,7 +168,7 @@ def seed_list(seed: int | Sequence[int] | None, count: int) -> list[int]:
     if isinstance(seed, int) and not isinstance(seed, bool):
         seeds = [seed + index for index in range(count)]
     else:
-        seeds = list(seed) if isinstance(seed, Sequence) and not isinstance(seed, str) else [seed]
+        seeds = list(seed) if isinstance(seed, Sequence) else [seed]
         if len(seeds) != count:
             raise ValueError(f"seed lists {len(seeds)} numbers for {count} pictures; give one int, or one per picture")
     for value in seeds:
@@ -181,6 +195,3 @@ def generators(
 def check_output_type(output_type: str) -> None:
     if output_type not in OUTPUT_TYPES:
         raise ValueError(f"output_type is {output_type!r}; expected one of {', '.join(OUTPUT_TYPES)}")
-
-
-SAMPLER_NAMES = tuple(SAMPLERS)

@@ -50,6 +50,13 @@ def test_a_category_fails_alone(objects: tuple[Found, ...], expected: set[str]) 
     assert failed(PAIR, *objects) == expected
 
 
+def test_objects_that_resemble_nothing_named_do_not_stand_for_it() -> None:
+    strangers = (found("green star", 0.26), found("pink ring", 0.74))
+    assert failed(PAIR, *strangers) == {"colours", "shapes", "positional", "overall"}
+    alone = Scene((RED_CIRCLE,), None, "on the left", "white", True)
+    assert failed(alone, strangers[0]) == {"colours", "shapes", "overall"}
+
+
 def test_background() -> None:
     objects = (found("red circle", 0.26), found("blue square", 0.74))
     assert failed(PAIR, *objects, background="pink") == {"background", "overall"}
@@ -104,4 +111,4 @@ def test_size_is_that_of_the_object_it_was_said_of() -> None:
 
 def test_a_crowd_is_scored_too() -> None:
     crowd = [found("red circle", 0.1 + 0.07 * i, size="small") for i in range(12)]
-    assert failed(PAIR, *crowd) == {"colours", "shapes", "overall"}
+    assert failed(PAIR, *crowd) == {"colours", "shapes", "positional", "overall"}
