@@ -14,6 +14,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,7 @@ def compare(sizes: list[int], rounds: int) -> Table:
         difference = (pictures["pydiff"] - pictures["diffusers"]).abs().max().item()
         if not difference < TOLERANCE:
             raise SystemExit(f"at {size} the pictures differ by {difference:.1e}; no time is printed on a red check")
-        timed = {name: (lambda make=make: make(size)) for name, make in makers.items()}
-        times = interleaved(timed, rounds)
+        times = interleaved({name: partial(make, size) for name, make in makers.items()}, rounds)
         ratio = times["diffusers"].median / times["pydiff"].median
         table.add(size, times["pydiff"], times["diffusers"], f"{ratio:.2f}", f"{difference:.0e}")
     return table
@@ -96,10 +96,8 @@ def peak_memory(sizes: list[int]) -> Table:
 
 
 def run_child(*arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.tasks", *arguments], capture_output=True, text=True, check=True
-    )
-    return done.stdout.split()[-1]
+    command = [sys.executable, "-m", "benchmarks.tasks", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
 
 
 def child(name: str, size: int) -> None:
@@ -118,9 +116,7 @@ def cold_start(rounds: int) -> Table:
             "pydiff generate --size 64": [*command, "--size", "64"],
             "pydiff generate --size 256": [*command, "--size", "256"],
         }
-        runs = {
-            name: (lambda c=c: subprocess.run(c, check=True, capture_output=True)) for name, c in contenders.items()
-        }
+        runs = {name: partial(subprocess.run, c, check=True, capture_output=True) for name, c in contenders.items()}
         for name, timed in interleaved(runs, rounds).items():
             table.add(name, timed)
     return table

@@ -72,7 +72,7 @@ def from_user(image: Image.Image | NDArray[Any] | Tensor | str | Path, what: str
 
 
 def open_image(path: Path) -> Image.Image:
-    """A PNG, JPEG or WebP file, wholly read. ValueError for what is missing, too large, truncated or of another kind."""
+    """A PNG, JPEG or WebP file, wholly read. ValueError for a missing, too large, truncated or other file."""
     try:
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size

@@ -1,4 +1,4 @@
-"""Write trained networks as folders that pydiff and diffusers' IF pipelines open: `python -m pydiff.embedded.export`."""
+"""Write trained networks as folders that diffusers' IF pipelines open too: `python -m pydiff.embedded.export`."""
 
 from __future__ import annotations
 
@@ -24,15 +24,11 @@ NONE = [None, None]
 
 # What a stage does by default; chosen on the scene benchmark.
 SETTINGS: dict[str, dict[str, Any]] = {
-    "base": {"num_inference_steps": 25, "guidance_scale": 3.0, "size": 256, "variance_type": "learned_range"},
-    "super_256": {"num_inference_steps": 8, "guidance_scale": 1.0, "noise_level": 60, "variance_type": "learned_range"},
-    "super_1024": {
-        "num_inference_steps": 4,
-        "guidance_scale": 1.0,
-        "noise_level": 20,
-        "variance_type": "learned_range",
-    },
+    "base": {"num_inference_steps": 25, "guidance_scale": 3.0, "size": 256},
+    "super_256": {"num_inference_steps": 8, "guidance_scale": 1.0, "noise_level": 60},
+    "super_1024": {"num_inference_steps": 4, "guidance_scale": 1.0, "noise_level": 20},
 }
+VARIANCE = {"variance_type": "learned_range"}  # for ddpm; the default sampler has no use for it
 SCHEDULER: dict[str, Any] = {
     "_class_name": "DPMSolverMultistepScheduler",
     "_diffusers_version": DIFFUSERS,
@@ -71,7 +67,7 @@ def export(work: Path, home: Path = HOME) -> None:
     write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
     words = ["transformers", "T5EncoderModel"], ["transformers", "PreTrainedTokenizerFast"]
     write_json(folder / "model_index.json", _index("IFPipeline", *words))
-    write_json(folder / "pydiff.json", {**SETTINGS["base"], "words": sorted(known_words())})
+    write_json(folder / "pydiff.json", {**SETTINGS["base"], **VARIANCE, "words": sorted(known_words())})
     for name, config in (("super_256", recipe.SUPER_256), ("super_1024", recipe.SUPER_1024)):
         _export_super(home / name, checkpoint.load(work / f"{name}.safetensors")[0], config, SETTINGS[name])
 
@@ -84,7 +80,7 @@ def _export_super(folder: Path, state: checkpoint.State, config: dict[str, Any],
     write_json(folder / "image_noising_scheduler" / "scheduler_config.json", NOISING)
     index = _index("IFSuperResolutionPipeline", NONE, NONE)
     write_json(folder / "model_index.json", {**index, "image_noising_scheduler": ["diffusers", "DDPMScheduler"]})
-    write_json(folder / "pydiff.json", settings)
+    write_json(folder / "pydiff.json", {**settings, **VARIANCE})
 
 
 def _index(pipeline: str, text_encoder: list[Any], tokenizer: list[Any]) -> dict[str, Any]:

@@ -6,8 +6,10 @@ everything else between typing a prompt and the first picture.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import MISSING as REQUIRED
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -40,13 +42,13 @@ class T5Config:
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> T5Config:
-        """From a checkpoint's config.json; other fields do not touch the encoder. ValueError names what does not fit."""
+        """From a checkpoint's config.json; other fields do not matter here. ValueError names what does not fit."""
         kind = config.get("model_type")
         if kind != "t5":
             raise ValueError(f"the text encoder's config.json says model_type {kind!r}; expected 't5'")
         fields = {name: config[name] for name in cls.__dataclass_fields__ if name in config}
         missing = [
-            name for name in ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads") if name not in fields
+            field.name for field in dataclasses.fields(cls) if field.name not in config and field.default is REQUIRED
         ]
         if missing:
             raise ValueError(f"the text encoder's config.json lacks {', '.join(missing)}")

@@ -59,7 +59,7 @@ def why_missing() -> str | None:
 def serves(*tensors: Tensor | None) -> ModuleType | None:
     """The core when it can compute with these tensors: all on one device, floats of at most 32 bits, no gradient."""
     module = core()
-    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined]
     if module is None or tracing or torch.compiler.is_compiling():
         return None
     given = [tensor for tensor in tensors if tensor is not None]
