@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +35,20 @@ def part(state: State, prefix: str) -> State:
     return {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
-def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
-    """AdamW's moments by parameter name."""
+def optimizers_state(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> State:
+    """What the optimisers remember, by parameter name."""
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
-        f"adam.{key}.{name}": optimizer.state[parameter][key]
-        for name, parameter in model.named_parameters()
-        if parameter in optimizer.state
-        for key in ("step", "exp_avg", "exp_avg_sq")
+        f"optimizer.{names[parameter]}.{key}": torch.as_tensor(value)
+        for optimizer in optimizers
+        for parameter, kept in optimizer.state.items()
+        for key, value in kept.items()
     }
 
 
-def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:
-    for name, parameter in model.named_parameters():
-        if f"adam.step.{name}" in state:
-            optimizer.state[parameter] = {key: state[f"adam.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+def restore_optimizers(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], state: State) -> None:
+    parameters = dict(model.named_parameters())
+    owners = {p: optimizer for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+    for entry, value in part(state, "optimizer.").items():
+        name, key = entry.rsplit(".", 1)
+        owners[parameters[name]].state[parameters[name]][key] = value

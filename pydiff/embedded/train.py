@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from pydiff.embedded import checkpoint, data, recipe
 from pydiff.embedded.objective import VARIANCE_WEIGHT, diffusion_loss, draw_times, noise_levels
+from pydiff.embedded.optimizer import make_optimizers
 from pydiff.embedded.pretrain import train_text
 from pydiff.embedded.tokens import MAX_TOKENS, train_tokenizer
 from pydiff.models.unet import UNet, UNetConfig
@@ -36,9 +37,7 @@ class Run:
     def __init__(self, name: str, modules: dict[str, nn.Module], work: Path) -> None:
         self.phase, self.path, self.log = recipe.PHASES[name], work / f"{name}.safetensors", work / f"{name}.csv"
         self.model = nn.ModuleDict(modules)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=self.phase.learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
-        )
+        self.optimizers = make_optimizers(self.model, self.phase.learning_rate)
         self.average = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         self.step, self.seconds = 0, 0.0
         if self.path.exists():
@@ -48,14 +47,14 @@ class Run:
         tensors, facts = checkpoint.load(self.path)
         self.model.load_state_dict(checkpoint.part(tensors, "model."))
         self.average = checkpoint.part(tensors, "ema.")
-        checkpoint.restore_optimizer(self.model, self.optimizer, tensors)
+        checkpoint.restore_optimizers(self.model, self.optimizers, tensors)
         self.step, self.seconds = facts["step"], facts["seconds"]
         print(f"{self.path.stem}: goes on from step {self.step}", flush=True)
 
     def save(self) -> None:
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"ema.{name}": value for name, value in self.average.items()}
-        tensors |= checkpoint.optimizer_state(self.model, self.optimizer)
+        tensors |= checkpoint.optimizers_state(self.model, self.optimizers)
         checkpoint.save(self.path, tensors, {"step": self.step, "seconds": round(self.seconds, 1)})
 
     def learn(self, losses: Iterator[tuple[Tensor, Tensor]]) -> None:
@@ -65,10 +64,10 @@ class Run:
             loss, variational = next(losses)
             (loss + VARIANCE_WEIGHT * variational).backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-            for group in self.optimizer.param_groups:
-                group["lr"] = self._rate()
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
+            for optimizer in self.optimizers:
+                optimizer.param_groups[0]["lr"] = self._rate()
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
             self.step += 1
             self._average()
             shown.append((loss.item(), variational.item()))
