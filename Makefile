@@ -13,8 +13,9 @@ $(VENV)/ready: pyproject.toml setup.py constraints.txt $(shell find csrc -type f
 
 demo: $(VENV)/ready
 	mkdir -p out
-	$(BIN)/pydiff generate "a red circle left of a blue square on a white background" --seed 7 --size 1024 -o out/circle.png
-	$(BIN)/python -m benchmarks.demo out/sheet.png
+	$(BIN)/pydiff generate "a red circle left of a blue square on a white background" --seed 7 --size 1024 \
+		-o out/circle.png --sheet out/stages.png
+	$(BIN)/python examples/gallery.py out/gallery.png
 
 test: lint
 	$(BIN)/python -m pytest
