@@ -163,6 +163,7 @@ class Network:
     def __call__(self, x: Tensor, t: float, branches: tuple[int, ...]) -> Tensor:
         given = x if self.beside is None else torch.cat([x, self.beside], dim=1)
         given = given.repeat(len(branches), 1, 1, 1)  # (R B, C, H, W), branch by branch
+        given = given.contiguous(memory_format=torch.channels_last)  # the layout that convolutions are fastest in
         time = torch.full((), t, device=x.device)
         if branches not in self.prepared:
             self.prepared[branches] = list(self._prepare(branches, given))

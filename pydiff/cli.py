@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pydiff._version import __version__
 
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from pydiff.cascade import State
     from pydiff.tasks.generate import Result
 
+FAILED = 1
 BAD_INPUT = 2
 INTERRUPTED = 128 + signal.SIGINT
 
@@ -29,26 +29,39 @@ examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0 done, 2 bad input, 130 interrupted."""
+    """Run the command line; returns the exit status: 0 done, 1 failed, 2 bad input, 130 interrupted."""
     parser = make_parser()
     arguments = parser.parse_args(argv)
     if not hasattr(arguments, "run"):
         parser.print_help()
         return 0
-    warnings.showwarning = _warn
-    try:
-        status: int = arguments.run(arguments)
-        return status
-    except ValueError as error:
-        print(f"pydiff: {error}", file=sys.stderr)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        print("\npydiff: interrupted; nothing was written", file=sys.stderr)
-        return INTERRUPTED
+    with warnings.catch_warnings():
+        warnings.showwarning = _warn
+        try:
+            status: int = arguments.run(arguments)
+            return status
+        except ValueError as error:
+            return _say(error, BAD_INPUT)
+        except OSError as error:
+            return _say(error, FAILED)
+        except KeyboardInterrupt:
+            return _say("interrupted; no half-made picture was written", INTERRUPTED)
+
+
+def _say(message: object, status: int) -> int:
+    print(f"pydiff: {' '.join(str(message).split())}", file=sys.stderr)
+    return status
+
+
+class Parser(argparse.ArgumentParser):
+    """Bad usage is one line, as any other bad input."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(_say(f"{message}; see {self.prog} --help", BAD_INPUT))
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="pydiff",
         description="Text-to-image diffusion with U-Nets. Works out of the box with a small model of simple shapes.",
         epilog=EXAMPLES,
@@ -110,14 +123,7 @@ def run_generate(arguments: argparse.Namespace) -> int:
 
 def _call_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """generate()'s arguments: a picture's settings when --from is given, over them what the command line says."""
-    call: dict[str, Any] = {}
-    if arguments.source:
-        from pydiff.images import read_settings
-        from pydiff.tasks.generate import REPEATED
-
-        call = {name: value for name, value in read_settings(arguments.source).items() if name in REPEATED}
-        if arguments.size is not None:  # other stages will run: keep what was said of the first
-            call = {name: value[0] if isinstance(value, list) else value for name, value in call.items()}
+    call = _repeated(arguments) if arguments.source else {}
     if arguments.n < 1:
         raise ValueError(f"-n is {arguments.n}; expected at least 1")
     said = {
@@ -138,22 +144,41 @@ def _call_of(arguments: argparse.Namespace) -> dict[str, Any]:
     return call
 
 
+def _repeated(arguments: argparse.Namespace) -> dict[str, Any]:
+    """generate()'s arguments from a picture's settings."""
+    from pydiff.images import read_settings
+    from pydiff.pipeline import EMBEDDED_NAME
+    from pydiff.tasks.generate import REPEATED
+
+    settings = read_settings(arguments.source)
+    if settings.get("task") != "generate" or not isinstance(settings.get("prompt"), str):
+        raise ValueError(f"{arguments.source} was not made by generate (its task is {settings.get('task')!r})")
+    if settings.get("seed") is None and arguments.seed is None:
+        raise ValueError(f"{arguments.source} was made without a seed, so nothing can repeat it; give --seed")
+    if settings.get("model") != EMBEDDED_NAME and not arguments.model:
+        raise ValueError(f"{arguments.source} was made by the model {settings.get('model')!r}; give it with --model")
+    call = {name: value for name, value in settings.items() if name in REPEATED}
+    if arguments.size not in (None, call.get("size")):  # other stages will run: keep what was said of the first
+        call = {name: value[0] if isinstance(value, list) and value else value for name, value in call.items()}
+    return call
+
+
 def _output_paths(arguments: argparse.Namespace, prompt: str) -> list[Path]:
-    """One path per picture, in folders that exist."""
+    """One path per picture; ValueError where one cannot be written."""
+    from pydiff.images import check_png_path
+
     words = "".join(c if c.isalnum() else "-" for c in prompt.lower()).strip("-")
     path = arguments.output or Path(f"{'-'.join(filter(None, words.split('-')))[:60] or 'picture'}.png")
-    if path.suffix.lower() != ".png":
-        raise ValueError(f"the output {path} is no .png; pydiff writes PNG files")
-    for target in filter(None, (path, arguments.sheet)):
-        if not target.parent.is_dir():
-            raise ValueError(f"the folder {target.parent} does not exist; make it first")
-        if not os.access(target.parent, os.W_OK):
-            raise ValueError(f"the folder {target.parent} cannot be written to")
-        if target.is_dir():
-            raise ValueError(f"the output {target} is a folder; give a file name")
-    if arguments.n == 1:
-        return [path]
-    return [path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(1, arguments.n + 1)]
+    check_png_path(path)
+    paths = [path]
+    if arguments.n > 1:
+        paths = [path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(1, arguments.n + 1)]
+    targets = [*paths, arguments.sheet] if arguments.sheet else paths
+    for target in targets:
+        check_png_path(target)
+    if len(set(targets)) < len(targets):
+        raise ValueError(f"{arguments.sheet} is to be both a picture and the sheet; give two names")
+    return paths
 
 
 def _write(path: Path, result: Result, index: int, plain: bool) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import struct
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
-from pydiff.weights.files import write_whole
+from pydiff.weights.files import parse_json, write_whole
 
 OUTPUT_TYPES = ("pil", "np", "pt")
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -21,6 +24,11 @@ MAX_PIXELS = 1 << 26
 CHUNK = "pydiff"
 MAX_CHUNK = 1 << 20
 PNG_COMPRESSION = 4
+# What Pillow raises for damaged files, in their pixels or in their metadata.
+UNREADABLE = (
+    *(UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError),
+    *(struct.error, zlib.error, EOFError, LookupError, TypeError, AttributeError, OverflowError, ValueError),
+)
 
 
 def to_unit(x: Tensor) -> Tensor:
@@ -45,27 +53,26 @@ def to_output(x: Tensor, output_type: str) -> Any:
 def from_user(image: Image.Image | NDArray[Any] | Tensor | str | Path, what: str = "image") -> Tensor:
     """One picture as (1, 3, H, W) in [-1, 1].
 
-    PIL pictures and files of any mode (alpha is laid over white, EXIF rotation applied); NumPy (H, W, 3) uint8 or float
-    in [0, 1]; tensors (3, H, W) or (1, 3, H, W) float in [0, 1]. ValueError says what came and what was expected.
+    PIL pictures and files of any mode (alpha is laid over white, EXIF rotation applied); NumPy (H, W, 3) and tensors
+    (3, H, W) or (1, 3, H, W), uint8 or float in [0, 1]. ValueError says what came and what was expected.
     """
     if isinstance(image, (str, Path)):
         image = open_image(Path(image))
     if isinstance(image, Image.Image):
-        array = np.asarray(_plain(image), np.float32) / 255
-        return torch.from_numpy(array).permute(2, 0, 1)[None] * 2 - 1
-    if isinstance(image, np.ndarray):
-        array = image.astype(np.float32) / 255 if image.dtype == np.uint8 else image.astype(np.float32)
-        tensor = torch.from_numpy(array)
-        tensor = tensor.permute(2, 0, 1) if tensor.ndim == 3 else tensor
-    elif isinstance(image, Tensor):
-        tensor = image.detach().float().cpu()
-        tensor = tensor[0] if tensor.ndim == 4 and len(tensor) == 1 else tensor
+        image = np.asarray(_plain(image, what))
+    if isinstance(image, np.ndarray) and image.dtype.kind in "buif":
+        given = torch.from_numpy(image.astype(np.uint8 if image.dtype == np.uint8 else np.float32))
+        tensor = given.permute(2, 0, 1) if given.ndim == 3 else given
+    elif isinstance(image, Tensor) and not image.is_complex():
+        given = image.detach().cpu()
+        tensor = given[0] if given.ndim == 4 and len(given) == 1 else given
     else:
         raise ValueError(
-            f"{what} is a {type(image).__name__}; expected a PIL picture, a path, a NumPy array or a tensor"
+            f"{what} is a {type(image).__name__}; expected a PIL picture, a path, or numbers in an array or a tensor"
         )
-    if tensor.ndim != 3 or tensor.shape[0] != 3:
+    if tensor.ndim != 3 or tensor.shape[0] != 3 or tensor.numel() == 0:
         raise ValueError(f"{what} has shape {tuple(image.shape)}; expected one RGB picture, (H, W, 3) or (3, H, W)")
+    tensor = tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor.float()
     if not (tensor.isfinite().all() and tensor.min() >= 0 and tensor.max() <= 1):
         raise ValueError(f"{what} has values outside [0, 1]; scale it to floats in [0, 1], or give uint8")
     return tensor[None] * 2 - 1
@@ -77,28 +84,48 @@ def open_image(path: Path) -> Image.Image:
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
-                raise ValueError(f"{path} has {width}x{height} pixels; expected at most {MAX_PIXELS}")
+                raise ValueError(f"it has {width}x{height} pixels; expected at most {MAX_PIXELS}")
             image.load()
             return image.copy()
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist") from None
     except IsADirectoryError:
         raise ValueError(f"{path} is a directory; expected a picture file") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{path} is no readable {', '.join(FORMATS)} picture: {error}") from error
 
 
-def _plain(image: Image.Image) -> Image.Image:
-    image = ImageOps.exif_transpose(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        ground = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(ground, image).convert("RGB")
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, np.float64)
-        scale = 255.0 / (65535.0 if values.max(initial=0) > 255 else 255.0)
-        image = Image.fromarray((values * scale).clip(0, 255).round().astype(np.uint8))
-    return image.convert("RGB")
+def _plain(image: Image.Image, what: str) -> Image.Image:
+    """8-bit RGB, upright. I and F pictures hold 16 bits when a value is beyond 255."""
+    try:
+        image = ImageOps.exif_transpose(image)
+        if image.mode == "La":
+            image = image.convert("LA")
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            ground = Image.new("RGBA", image.size, "white")
+            return Image.alpha_composite(ground, image).convert("RGB")
+        if image.mode.startswith("I") or image.mode == "F":
+            values = np.asarray(image, np.float64)
+            if not np.isfinite(values).all():
+                raise ValueError("it holds values that are not finite")
+            deep = image.mode.startswith("I;16") or values.max(initial=0) > 255
+            image = Image.fromarray((values / (257.0 if deep else 1.0)).clip(0, 255).round().astype(np.uint8))
+        return image.convert("RGB")
+    except UNREADABLE as error:
+        raise ValueError(f"{what} is no readable picture: {error}") from error
+
+
+def check_png_path(path: Path) -> None:
+    """Raise ValueError where no PNG can be written."""
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"the output {path} is no .png; pydiff writes PNG files")
+    if not path.parent.is_dir():
+        raise ValueError(f"the folder {path.parent} does not exist; make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise ValueError(f"the folder {path.parent} cannot be written to; choose another")
+    if path.is_dir():
+        raise ValueError(f"the output {path} is a folder; give a file name")
 
 
 def write_png(path: Path, image: Image.Image, settings: Mapping[str, Any] | None) -> None:
@@ -108,10 +135,9 @@ def write_png(path: Path, image: Image.Image, settings: Mapping[str, Any] | None
     """
     chunks = PngImagePlugin.PngInfo()
     if settings is not None:
-        chunks.add_itxt("parameters", parameters_line(settings))
-        chunks.add_itxt(CHUNK, json.dumps(dict(settings)))
-    if not path.parent.is_dir():
-        raise ValueError(f"the folder {path.parent} does not exist; make it first")
+        chunks.add_text("parameters", parameters_line(settings))  # Latin-1 where that is enough, else UTF-8
+        chunks.add_text(CHUNK, json.dumps(dict(settings), allow_nan=False))
+    check_png_path(path)
     write_whole(path, lambda file: image.save(file, "PNG", pnginfo=chunks, compress_level=PNG_COMPRESSION))
 
 
@@ -123,20 +149,14 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} carries no pydiff settings; only pictures that pydiff wrote can be repeated")
     if len(text) > MAX_CHUNK:
         raise ValueError(f"the settings in {path} are {len(text)} characters long; expected at most {MAX_CHUNK}")
-    try:
-        settings = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"the settings in {path} are no JSON: {error}") from error
-    if not isinstance(settings, dict):
-        raise ValueError(f"the settings in {path} are a {type(settings).__name__}; expected an object")
-    return settings
+    return parse_json(text.encode(), f"the {CHUNK!r} text in {path}")
 
 
 def parameters_line(settings: Mapping[str, Any]) -> str:
     """The text that AUTOMATIC1111 and its kin read: the prompt, the negative prompt, and one line of pairs."""
 
-    def first(value: Any) -> Any:
-        return value[0] if isinstance(value, (list, tuple)) and value else value
+    def first(value: Any) -> Any:  # of the first stage, at its first level
+        return first(value[0]) if isinstance(value, (list, tuple)) and value else value
 
     lines = [str(settings.get("prompt", ""))]
     if settings.get("negative_prompt"):
@@ -159,7 +179,9 @@ def _quoted(value: str) -> str:
 
 
 def contact_sheet(rows: Sequence[Sequence[Image.Image]], captions: Sequence[str], cell: int = 256) -> Image.Image:
-    """Rows of pictures, each scaled into a square cell, with a caption under every row."""
+    """Rows of pictures, each scaled into a square cell, with a caption of one line under every row."""
+    if not rows or not all(rows) or len(captions) != len(rows):
+        raise ValueError(f"{len(rows)} rows and {len(captions)} captions; expected at least one picture in each row")
     line, gap = max(14, cell // 12), max(4, cell // 32)
     columns = max(len(row) for row in rows)
     width = columns * (cell + gap) + gap
@@ -176,6 +198,7 @@ def contact_sheet(rows: Sequence[Sequence[Image.Image]], captions: Sequence[str]
 
 
 def _fitted(text: str, pen: ImageDraw.ImageDraw, font: Any, width: int) -> str:
+    text = " ".join(text.split())
     if pen.textlength(text, font) <= width:
         return text
     while text and pen.textlength(text + "...", font) > width:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from collections.abc import Generator as Iterates
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pydiff.cascade import Cascade
+from pydiff.cascade import Cascade, State
 from pydiff.folders import open_cascade
 from pydiff.tasks import generate as generation
 from pydiff.tasks.generate import Preview, Request, Result
-from pydiff.tasks.plan import Options, check_output_type
+from pydiff.tasks.plan import check_output_type, make_options
 
 EMBEDDED = ("base", "super_256", "super_1024")
+EMBEDDED_NAME = "pydiff-embedded"  # in settings
+Words = str | Sequence[str] | None
 Seed = int | Sequence[int] | None
 Generator = torch.Generator | Sequence[torch.Generator] | None
 
@@ -28,10 +31,10 @@ def load(model: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
     """
     if model is None:
         home = Path(__file__).parent / "embedded" / "weights"
-        return Pipeline(open_cascade([home / name for name in EMBEDDED], name="pydiff-embedded"))
-    paths = [model] if isinstance(model, (str, os.PathLike)) else list(model)
-    if not paths:
-        raise ValueError("model is an empty list; expected the folder of at least one stage")
+        return Pipeline(open_cascade([home / name for name in EMBEDDED], name=EMBEDDED_NAME))
+    paths = [model] if isinstance(model, (str, os.PathLike)) else model
+    if not isinstance(paths, Sequence) or not paths or not all(isinstance(path, (str, os.PathLike)) for path in paths):
+        raise ValueError(f"model is {model!r}; expected a folder, or a list of one folder per stage")
     return Pipeline(open_cascade([Path(path) for path in paths], name=" ".join(map(str, paths))))
 
 
@@ -50,13 +53,13 @@ class Pipeline:
         self,
         prompt: str | Sequence[str],
         *,
-        negative_prompt: str | Sequence[str] = "",
+        negative_prompt: Words = "",
         seed: Seed = None,
         generator: Generator = None,
         num_images_per_prompt: int = 1,
         size: int | None = None,
         output_type: str = "pil",
-        watch: Callable[[Any], object] | None = None,
+        watch: Callable[[State], object] | None = None,
         **options: Any,
     ) -> Result:
         """Make pictures of prompts.
@@ -81,14 +84,31 @@ class Pipeline:
         )
         return generation.generate(wanted, output_type, watch)
 
-    def stream(self, prompt: str | Sequence[str], **arguments: Any) -> Iterator[Preview]:
+    def stream(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        negative_prompt: Words = "",
+        seed: Seed = None,
+        generator: Generator = None,
+        num_images_per_prompt: int = 1,
+        size: int | None = None,
+        **options: Any,
+    ) -> Iterates[Preview, None, None]:
         """The run of `generate` as it goes: one state per step of every stage, whose `image` is the picture so far.
 
-        Takes `generate`'s arguments but output_type and watch, and checks them at once; closing it ends the run.
+        Takes `generate`'s arguments but output_type and watch, and checks them at once; `close()` ends the run.
         """
-        options = {name: arguments.pop(name) for name in list(arguments) if name in Options.__dataclass_fields__}
-        wanted = self._request(prompt, options=options, **arguments)
-        return map(Preview, generation.states(wanted))
+        wanted = self._request(
+            prompt,
+            negative_prompt=negative_prompt,
+            seed=seed,
+            generator=generator,
+            num_images_per_prompt=num_images_per_prompt,
+            size=size,
+            options=options,
+        )
+        return (Preview(state) for state in generation.states(wanted))
 
     def upscale(
         self,
@@ -99,20 +119,17 @@ class Pipeline:
         generator: Generator = None,
         size: int | None = None,
         output_type: str = "pil",
-        watch: Callable[[Any], object] | None = None,
+        watch: Callable[[State], object] | None = None,
         **options: Any,
     ) -> Result:
-        """Run the super-resolution stages alone on a picture: PIL, a path, (H, W, 3) uint8, or floats in [0, 1].
+        """Run the super-resolution stages alone on a square picture: PIL, a path, (H, W, 3) uint8, or floats in [0, 1].
 
-        It is taken for the output of the stage before the smallest one that makes it larger, and resized to that.
+        The stages that make it larger run, up to `size`; the first takes it, whatever its side, for the picture of the
+        stage before. Otherwise as `generate`.
         """
         check_output_type(output_type)
         wanted = self._request(prompt, seed=seed, generator=generator, size=size, image=image, options=options)
         return generation.generate(wanted, output_type, watch)
 
     def _request(self, prompt: str | Sequence[str], *, options: dict[str, Any], **arguments: Any) -> Request:
-        unknown = set(options) - set(Options.__dataclass_fields__)
-        if unknown:
-            known = ", ".join(Options.__dataclass_fields__)
-            raise ValueError(f"unknown option {', '.join(sorted(unknown))}; options are {known}")
-        return generation.request(self.cascade, prompt, options=Options(**options), **arguments)
+        return generation.request(self.cascade, prompt, options=make_options(options), **arguments)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,16 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from pydiff.weights.files import write_whole
+
 State = dict[str, Tensor]
 
 
 def save(path: Path, tensors: State, facts: dict[str, Any]) -> None:
     """Write tensors and json facts as one file that is never half-written."""
-    temporary = path.with_suffix(".partial")
     plain = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
-    save_file(plain, temporary, metadata={"facts": json.dumps(facts)})
-    os.replace(temporary, path)
+    metadata = {"facts": json.dumps(facts)}
+    write_whole(path, lambda temporary: save_file(plain, temporary, metadata=metadata))
 
 
 def load(path: Path) -> tuple[State, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -72,7 +73,7 @@ class Crops(NamedTuple):
 
 
 def crops(rng: np.random.Generator, batch: int, small: int, large: int, crop: int) -> Crops:
-    """Windows around the edges of things: a plain background teaches nothing (one in eight shows it all the same)."""
+    """Windows around the edges of things, where there is something to learn, and one in three anywhere."""
     images, low_res = [], []
     for _ in range(batch):
         scene = sample_scene(rng)
@@ -82,7 +83,7 @@ def crops(rng: np.random.Generator, batch: int, small: int, large: int, crop: in
         thing = things[int(rng.integers(len(things)))]
         angle = rng.uniform(0, 2 * np.pi)
         centre = rng.uniform(0, 1, 2)
-        if rng.random() < 0.875:
+        if rng.random() < 2 / 3:
             centre = np.array((thing.x, thing.y)) + thing.radius * np.array((np.cos(angle), np.sin(angle)))
         x, y = (int(np.clip(c * large - rng.uniform(0, crop), 0, large - crop)) for c in centre)
         images.append(image[..., y : y + crop, x : x + crop])
@@ -96,25 +97,31 @@ def upsample(images: Tensor, size: int) -> Tensor:
 
 
 def background(make: Callable[[], T], ahead: int = 4) -> Iterator[T]:
-    """Results of `make`, made in a thread while the caller computes."""
-    made: queue.Queue[T] = queue.Queue(maxsize=ahead)
+    """Results of `make`, made in a thread while the caller computes; what it raises is raised here."""
+    made: queue.Queue[T | Exception] = queue.Queue(maxsize=ahead)
     closing = threading.Event()
 
     def work() -> None:
-        while not closing.is_set():
-            item = make()
+        failed = False
+        while not (failed or closing.is_set()):
+            item: T | Exception
+            try:
+                item = make()
+            except Exception as error:  # raised again where the results are taken
+                item, failed = error, True
             while not closing.is_set():
-                try:
+                with contextlib.suppress(queue.Full):
                     made.put(item, timeout=0.2)
                     break
-                except queue.Full:
-                    continue
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     try:
         while True:
-            yield made.get()
+            item = made.get()
+            if isinstance(item, Exception):
+                raise item
+            yield item
     finally:
         closing.set()
         thread.join()

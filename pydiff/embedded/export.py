@@ -9,16 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from pydiff._version import __version__
 from pydiff.embedded import checkpoint, recipe
 from pydiff.embedded.captions import caption
+from pydiff.embedded.objective import betas_of
 from pydiff.embedded.tokens import train_tokenizer
-from pydiff.embedded.train import make_text, make_unet
+from pydiff.embedded.train import BASE_LEVELS, make_text, make_unet
 from pydiff.embedded.world import sample_scene
-from pydiff.weights import save_unet, write_json, write_safetensors
+from pydiff.weights import read_json, read_safetensors, save_unet, write_json, write_safetensors
 
+SUPERS = {"super_256": recipe.SUPER_256, "super_1024": recipe.SUPER_1024}
+TRAINING = "training.json"  # steps and seconds of each phase
 HOME = Path(__file__).parent / "weights"
-WRITER = f"pydiff {__version__}"
 DIFFUSERS = "0.42.1"  # whose layout this is
 NONE = [None, None]
 
@@ -33,7 +34,6 @@ SCHEDULER: dict[str, Any] = {
     "_class_name": "DPMSolverMultistepScheduler",
     "_diffusers_version": DIFFUSERS,
     "num_train_timesteps": recipe.TRAIN_TIMESTEPS,
-    "beta_schedule": recipe.BETA_SCHEDULE,
     "prediction_type": "v_prediction",
     "algorithm_type": "dpmsolver++",
     "solver_order": 2,
@@ -52,7 +52,8 @@ NOISING: dict[str, Any] = {
 
 def export(work: Path, home: Path = HOME) -> None:
     """Averaged weights of the training states in `work` as one folder per stage in `home`."""
-    base, _ = checkpoint.load(work / "base.safetensors")
+    base, facts = checkpoint.load(work / "base.safetensors")
+    training = {"base": facts}
     tokenizer = train_tokenizer()
     folder = home / "base"
     config: Any = make_text(len(tokenizer)).config
@@ -64,19 +65,37 @@ def export(work: Path, home: Path = HOME) -> None:
     unet = make_unet(recipe.BASE)
     unet.load_state_dict(checkpoint.part(base, "ema.unet."))
     save_unet(unet, folder / "unet")
-    write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
+    levels = {"trained_betas": betas_of(BASE_LEVELS)}
+    write_json(folder / "scheduler" / "scheduler_config.json", {**SCHEDULER, **levels})
     words = ["transformers", "T5EncoderModel"], ["transformers", "PreTrainedTokenizerFast"]
     write_json(folder / "model_index.json", _index("IFPipeline", *words))
     write_json(folder / "pydiff.json", {**SETTINGS["base"], **VARIANCE, "words": sorted(known_words())})
-    for name, config in (("super_256", recipe.SUPER_256), ("super_1024", recipe.SUPER_1024)):
-        _export_super(home / name, checkpoint.load(work / f"{name}.safetensors")[0], config, SETTINGS[name])
+    for name, config in SUPERS.items():
+        state, training[name] = checkpoint.load(work / f"{name}.safetensors")
+        _export_super(home / name, state, config, SETTINGS[name])
+    write_json(home / TRAINING, training)
+
+
+def unpack(home: Path, work: Path) -> None:
+    """Training states from exported weights, where `work` has none: the averages, with optimisers that start afresh."""
+    for name, facts in read_json(home / TRAINING).items():
+        path, folder = work / f"{name}.safetensors", home / name
+        if path.exists():
+            continue
+        state = {f"unet.{key}": value for key, value in read_safetensors(folder / "unet").items()}
+        if name == "base":
+            text = read_safetensors(folder / "text_encoder")
+            text["encoder.embed_tokens.weight"] = text["shared.weight"]
+            state |= {f"text.{key}": value for key, value in text.items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.save(path, {f"{kind}.{key}": v for kind in ("model", "ema") for key, v in state.items()}, facts)
 
 
 def _export_super(folder: Path, state: checkpoint.State, config: dict[str, Any], settings: dict[str, Any]) -> None:
     unet = make_unet(config)
     unet.load_state_dict(checkpoint.part(state, "ema.unet."))
     save_unet(unet, folder / "unet")
-    write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
+    write_json(folder / "scheduler" / "scheduler_config.json", {**SCHEDULER, "beta_schedule": recipe.BETA_SCHEDULE})
     write_json(folder / "image_noising_scheduler" / "scheduler_config.json", NOISING)
     index = _index("IFSuperResolutionPipeline", NONE, NONE)
     write_json(folder / "model_index.json", {**index, "image_noising_scheduler": ["diffusers", "DDPMScheduler"]})
@@ -109,8 +128,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pydiff.embedded.export", description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("out/training"), help="where the training states are")
     parser.add_argument("--home", type=Path, default=HOME, help="where the folders go")
+    parser.add_argument("--unpack", action="store_true", help="the other way: states from weights, to go on training")
     arguments = parser.parse_args()
-    export(arguments.work, arguments.home)
+    if arguments.unpack:
+        unpack(arguments.home, arguments.work)
+    else:
+        export(arguments.work, arguments.home)
 
 
 if __name__ == "__main__":

@@ -19,33 +19,47 @@ def cosine_alphas(timesteps: int = TRAIN_TIMESTEPS) -> Tensor:
     return torch.cumprod(1.0 - (1.0 - bar[1:] / bar[:-1]).clamp(max=0.999), 0)
 
 
-ALPHAS_CUMPROD = cosine_alphas()
+def shifted_alphas(shift: float, timesteps: int = TRAIN_TIMESTEPS) -> Tensor:
+    """The cosine schedule with its log-SNR moved by `shift` (Hoogeboom et al. 2023, simple diffusion, section 3.1).
+
+    A plain surface shows through noise that hides every detail: the larger the surfaces, the more noise it takes until
+    only the words can tell what stands where. float64 (timesteps,).
+    """
+    times = torch.arange(1, timesteps + 1, dtype=torch.float64) / (timesteps + 1)
+    return torch.sigmoid(shift - 2 * torch.log(torch.tan(math.pi / 2 * times)))
 
 
-def noise_levels(t: Tensor) -> tuple[Tensor, Tensor]:
+def betas_of(alphas_cumprod: Tensor) -> list[float]:
+    """What a scheduler's trained_betas says of these levels."""
+    before = torch.cat([torch.ones(1, dtype=torch.float64), alphas_cumprod[:-1]])
+    return [float(beta) for beta in 1 - alphas_cumprod / before]
+
+
+def noise_levels(t: Tensor, alphas_cumprod: Tensor) -> tuple[Tensor, Tensor]:
     """alpha and sigma of integer times t (B,), each (B, 1, 1, 1)."""
-    bar = ALPHAS_CUMPROD[t].view(-1, 1, 1, 1)
+    bar = alphas_cumprod[t].view(-1, 1, 1, 1)
     return bar.sqrt().float(), (1.0 - bar).sqrt().float()
 
 
-def draw_times(batch: int, mean: float, deviation: float, generator: torch.Generator) -> Tensor:
-    """Integer times (B,): the logistic of a normal, so that the levels where layout is decided come often."""
-    u = torch.sigmoid(mean + deviation * torch.randn(batch, generator=generator))
-    return (u * TRAIN_TIMESTEPS).long().clamp(max=TRAIN_TIMESTEPS - 1)
+def draw_times(batch: int, generator: torch.Generator) -> Tensor:
+    """Integer times (B,), uniform."""
+    return torch.randint(TRAIN_TIMESTEPS, (batch,), generator=generator)
 
 
-def diffusion_loss(output: Tensor, x0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+def diffusion_loss(
+    output: Tensor, x0: Tensor, noise: Tensor, t: Tensor, alphas_cumprod: Tensor
+) -> tuple[Tensor, Tensor]:
     """Squared error of v, and the variational term that trains only the variance (Improved DDPM, eq. 15-16).
 
     output (B, 2C, H, W): v and the share of the log-variance between its posterior and its prior value, in [-1, 1].
     """
-    alpha, sigma = noise_levels(t)
+    alpha, sigma = noise_levels(t, alphas_cumprod)
     v, share = output.chunk(2, dim=1)
     loss = (v - (alpha * noise - sigma * x0)).square().mean()
     x = alpha * x0 + sigma * noise
     denoised = (alpha * x - sigma * v).detach().clamp(-1, 1)
-    bar = ALPHAS_CUMPROD[t]
-    previous = torch.where(t > 0, ALPHAS_CUMPROD[(t - 1).clamp(min=0)], torch.ones((), dtype=torch.float64))
+    bar = alphas_cumprod[t]
+    previous = torch.where(t > 0, alphas_cumprod[(t - 1).clamp(min=0)], torch.ones((), dtype=torch.float64))
     beta = 1.0 - bar / previous
     posterior = (beta * (1.0 - previous) / (1.0 - bar)).clamp(min=1e-20)
     low, high = (value.log().float().view(-1, 1, 1, 1) for value in (posterior, beta))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 MOMENTUM = 0.95
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic iteration
 ITERATIONS = 5
+OUTER = ("conv_in", "conv_out", "shared", "embed_tokens", "relative_attention_bias")
+TEXT_SHARE = 0.2
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:
@@ -30,11 +33,17 @@ def orthogonalized(matrices: Tensor) -> Tensor:
 
 
 def make_optimizers(model: nn.Module, rate: float, weight_decay: float = 0.01) -> list[torch.optim.Optimizer]:
-    """Muon for matrices between features, AdamW for embeddings, biases, norms and the layers that touch pixels."""
-    ends = ("conv_in", "conv_out", "shared", "embed_tokens", "relative_attention_bias")
-    inner, outer = list[nn.Parameter](), list[nn.Parameter]()
+    """Muon for matrices between features, AdamW for embeddings, biases, norms and the layers that touch pixels.
+
+    Every group's "share" is what part of the learning rate it takes: the text encoder has learned already.
+    """
+    groups: list[dict[str, Any]] = [
+        {"params": list[nn.Parameter](), "share": share} for _ in range(2) for share in (1.0, TEXT_SHARE)
+    ]
     for name, parameter in model.named_parameters():
-        (inner if parameter.ndim >= 2 and not any(end in name for end in ends) else outer).append(parameter)
+        matrix = parameter.ndim >= 2 and not any(end in name for end in OUTER)
+        groups[2 * (not matrix) + name.startswith("text.")]["params"].append(parameter)
+    inner, outer = ([group for group in pair if group["params"]] for pair in (groups[:2], groups[2:]))
     adam = torch.optim.AdamW(outer, lr=rate, betas=(0.9, 0.98), weight_decay=weight_decay, fused=True)
     return [Muon(inner, lr=rate, weight_decay=weight_decay), adam]
 
@@ -42,7 +51,7 @@ def make_optimizers(model: nn.Module, rate: float, weight_decay: float = 0.01) -
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised; parameters of two dimensions or more, taken as (out, in * kernel) matrices."""
 
-    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float) -> None:
+    def __init__(self, parameters: Iterable[dict[str, Any]], lr: float, weight_decay: float) -> None:
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 STAGE_SIZES = (64, 256, 1024)
 TRAIN_TIMESTEPS = 1000
-BETA_SCHEDULE = "squaredcos_cap_v2"
+BETA_SCHEDULE = "squaredcos_cap_v2"  # of the super-resolution stages, and of the noise on their low-res pictures
+BASE_SHIFT = -3.5  # of the base stage's log-SNR against the cosine schedule: its surfaces are large and plain
 
 TEXT: dict[str, Any] = {
     "d_model": 128,
@@ -49,9 +50,10 @@ BASE: dict[str, Any] = {  # 64x64; thin where the picture is large, words where 
 }
 
 
-def _super_resolution(size: int, channels: tuple[int, ...]) -> dict[str, Any]:
+def _super_resolution(size: int, channels: tuple[int, ...], groups: int) -> dict[str, Any]:
     return {  # noisy picture and upsampled low-res picture in; convolutions only, so any size runs
         **_COMMON,
+        "norm_num_groups": groups,  # a group of one channel would take the colour out of a plain surface
         "sample_size": size,
         "in_channels": 6,
         "block_out_channels": channels,
@@ -63,8 +65,8 @@ def _super_resolution(size: int, channels: tuple[int, ...]) -> dict[str, Any]:
     }
 
 
-SUPER_256 = _super_resolution(256, (16, 32, 64))
-SUPER_1024 = _super_resolution(1024, (8, 16, 32))
+SUPER_256 = _super_resolution(256, (16, 32, 64), groups=8)
+SUPER_1024 = _super_resolution(1024, (8, 16, 32), groups=1)
 
 
 class Phase(NamedTuple):
@@ -80,7 +82,7 @@ class Phase(NamedTuple):
 
 PHASES = {
     "text": Phase(steps=1500, batch=128, learning_rate=2e-3, warmup=100, ema=0.0),
-    "base": Phase(steps=30_000, batch=16, learning_rate=2e-3, warmup=300, ema=0.9995, drop_text=0.1),
+    "base": Phase(steps=30_000, batch=16, learning_rate=1.5e-3, warmup=300, ema=0.9995, drop_text=0.1),
     "super_256": Phase(steps=1_600, batch=16, learning_rate=2e-3, warmup=100, ema=0.998),
     "super_1024": Phase(steps=1_000, batch=16, learning_rate=2e-3, warmup=100, ema=0.998),
 }

@@ -20,7 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from pydiff.embedded import checkpoint, data, recipe
-from pydiff.embedded.objective import VARIANCE_WEIGHT, diffusion_loss, draw_times, noise_levels
+from pydiff.embedded.objective import (
+    VARIANCE_WEIGHT,
+    cosine_alphas,
+    diffusion_loss,
+    draw_times,
+    noise_levels,
+    shifted_alphas,
+)
 from pydiff.embedded.optimizer import make_optimizers
 from pydiff.embedded.pretrain import train_text
 from pydiff.embedded.tokens import MAX_TOKENS, train_tokenizer
@@ -28,6 +35,7 @@ from pydiff.models.unet import UNet, UNetConfig
 from pydiff.nn.cond import Cond
 
 SAVE_SECONDS = 180
+BASE_LEVELS, SUPER_LEVELS = shifted_alphas(recipe.BASE_SHIFT), cosine_alphas()
 LOW_RES_LEVELS = 300  # noise conditioning augmentation in training: levels uniform in [0, 300) of 1000
 
 
@@ -62,10 +70,13 @@ class Run:
         saved, begun, shown = time.monotonic(), time.monotonic(), list[tuple[float, float]]()
         while self.step < self.phase.steps:
             loss, variational = next(losses)
+            if not loss.isfinite():
+                raise ArithmeticError(f"the loss is {loss.item()} at step {self.step}; go on from {self.path}")
             (loss + VARIANCE_WEIGHT * variational).backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             for optimizer in self.optimizers:
-                optimizer.param_groups[0]["lr"] = self._rate()
+                for group in optimizer.param_groups:
+                    group["lr"] = self._rate() * group["share"]
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             self.step += 1
@@ -118,11 +129,11 @@ def base_losses(run: Run, tokenizer: Any) -> Iterator[tuple[Tensor, Tensor]]:
         captions = ["" if drop else words for words, drop in zip(batch.captions, dropped.tolist(), strict=True)]
         tokens = tokenizer(captions, padding="max_length", max_length=MAX_TOKENS, return_tensors="pt")
         states = text(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
-        t = draw_times(phase.batch, 0.6, 1.2, generator)
+        t = draw_times(phase.batch, generator)
         noise = torch.randn(batch.images.shape, generator=generator)
-        alpha, sigma = noise_levels(t)
+        alpha, sigma = noise_levels(t, BASE_LEVELS)
         output = unet(alpha * batch.images + sigma * noise, t, Cond(text=states))
-        yield diffusion_loss(output, batch.images, noise, t)
+        yield diffusion_loss(output, batch.images, noise, t, BASE_LEVELS)
 
 
 def super_losses(run: Run, small: int, large: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -130,15 +141,15 @@ def super_losses(run: Run, small: int, large: int) -> Iterator[tuple[Tensor, Ten
     rng, generator = seeded(run)
     phase, unet = run.phase, run.model["unet"]
     for batch in data.background(lambda: data.crops(rng, phase.batch, small, large, crop=64)):
-        t = draw_times(phase.batch, 0.0, 1.4, generator)
+        t = draw_times(phase.batch, generator)
         noise = torch.randn(batch.images.shape, generator=generator)
-        alpha, sigma = noise_levels(t)
+        alpha, sigma = noise_levels(t, SUPER_LEVELS)
         level = torch.randint(LOW_RES_LEVELS, (phase.batch,), generator=generator)
-        low_alpha, low_sigma = noise_levels(level)
+        low_alpha, low_sigma = noise_levels(level, SUPER_LEVELS)
         low_res = low_alpha * batch.low_res + low_sigma * torch.randn(batch.images.shape, generator=generator)
         x = torch.cat([alpha * batch.images + sigma * noise, low_res], dim=1)
         output = unet(x, t, Cond(text=None, labels=level))
-        yield diffusion_loss(output, batch.images, noise, t)
+        yield diffusion_loss(output, batch.images, noise, t, SUPER_LEVELS)
 
 
 def make_unet(config: dict[str, Any]) -> UNet:

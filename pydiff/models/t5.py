@@ -71,6 +71,11 @@ class T5Config:
         return ACTIVATIONS[name]
 
 
+def embedding(count: int, width: int) -> nn.Embedding:
+    """An embedding whose values come from a checkpoint: drawing normal ones would import torch._dynamo (a second)."""
+    return nn.Embedding(count, width, _weight=torch.zeros(count, width))
+
+
 class RMSNorm(nn.Module):
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -92,7 +97,7 @@ class SelfAttention(nn.Module):
         self.q, self.k, self.v = (nn.Linear(config.d_model, inner, bias=False) for _ in range(3))
         self.o = nn.Linear(inner, config.d_model, bias=False)
         if bias:
-            self.relative_attention_bias = nn.Embedding(config.relative_attention_num_buckets, config.num_heads)
+            self.relative_attention_bias = embedding(config.relative_attention_num_buckets, config.num_heads)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         q, k, v = (p(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in (self.q, self.k, self.v))
@@ -166,8 +171,8 @@ class Stack(nn.Module):
             self.config.relative_attention_num_buckets,
             self.config.relative_attention_max_distance,
         )
-        embedding = cast(nn.Embedding, self.block[0].layer[0].SelfAttention.relative_attention_bias)  # type: ignore[index, union-attr]
-        return cast(Tensor, embedding(bucket)).permute(2, 0, 1)[None]
+        table = cast(nn.Embedding, self.block[0].layer[0].SelfAttention.relative_attention_bias)  # type: ignore[index, union-attr]
+        return cast(Tensor, table(bucket)).permute(2, 0, 1)[None]
 
 
 def relative_bucket(distance: Tensor, buckets: int, max_distance: int) -> Tensor:
@@ -186,7 +191,7 @@ class T5Encoder(nn.Module):
     def __init__(self, config: T5Config) -> None:
         super().__init__()
         self.config = config
-        self.shared = nn.Embedding(config.vocab_size, config.d_model)
+        self.shared = embedding(config.vocab_size, config.d_model)
         self.encoder = Stack(config)
 
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:

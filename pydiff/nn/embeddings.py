@@ -47,7 +47,9 @@ class AttentionPooling(nn.Module):
     def __init__(self, heads: int, dim: int) -> None:
         super().__init__()
         self.heads = heads
-        self.positional_embedding = nn.Parameter(torch.randn(1, dim) / dim**0.5)
+        self.positional_embedding = nn.Parameter(torch.empty(1, dim))
+        bound = (3 / dim) ** 0.5  # a deviation of dim^-0.5; normal_ on the meta device would import torch._dynamo
+        nn.init.uniform_(self.positional_embedding, -bound, bound)
         self.k_proj = nn.Linear(dim, dim)
         self.q_proj = nn.Linear(dim, dim)
         self.v_proj = nn.Linear(dim, dim)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from pydiff._version import __version__
-from pydiff.cascade import Cascade, StagePlan, State, Text, run
+from pydiff.cascade import Cascade, Stage, StagePlan, State, Text, run
 from pydiff.diffusion.noise import Noise
 from pydiff.images import from_user, to_output, to_pil, write_png
 from pydiff.tasks.plan import Options, check_output_type, generators, plan_stages, prompt_pairs, stages_to
@@ -40,7 +40,7 @@ class Result:
     heat: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: str | Path, index: int = 0) -> Path:
-        """Write picture `index` as a PNG that carries its settings. ValueError when its folder does not exist."""
+        """Write picture `index` as a PNG that carries its settings. ValueError when there can be no such file."""
         path = Path(path)
         picture = self.images[index]
         if not isinstance(picture, Image.Image):
@@ -88,7 +88,7 @@ def request(
     cascade: Cascade,
     prompt: str | Sequence[str],
     *,
-    negative_prompt: str | Sequence[str] = "",
+    negative_prompt: str | Sequence[str] | None = "",
     seed: int | Sequence[int] | None = None,
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
     num_images_per_prompt: int = 1,
@@ -102,14 +102,21 @@ def request(
     low_res = None
     if image is not None:
         low_res = _square(from_user(image)).repeat(len(prompts), 1, 1, 1)
-        stages = tuple(stage for stage in stages if stage.size > max(low_res.shape[-2:]))
-        if not stages:
-            made = ", ".join(str(stage.size) for stage in cascade.stages[1:])
-            raise ValueError(f"image is {low_res.shape[-1]}x{low_res.shape[-2]}; expected one smaller than {made}")
+        stages = _stages_above(stages, low_res.shape[-1])
     plans = plan_stages(stages, options)
     cascade.text.check([*prompts, *negatives])
     seeds, drawn = generators(seed, generator, len(prompts))
     return Request(cascade, prompts, negatives, seeds, Noise(drawn), plans, low_res)
+
+
+def _stages_above(stages: Sequence[Stage], side: int) -> tuple[Stage, ...]:
+    """The super-resolution stages that make a picture of that side larger."""
+    larger = [stage for stage in stages if stage.noising is not None]
+    if not larger:
+        raise ValueError(f"size is {stages[-1].size}, which no super-resolution stage makes: nothing would be upscaled")
+    if larger[-1].size <= side:
+        raise ValueError(f"image is {side}x{side}; expected one smaller than {larger[-1].size}x{larger[-1].size}")
+    return tuple(stage for stage in larger if stage.size > side)
 
 
 def _square(picture: Tensor) -> Tensor:
@@ -129,7 +136,7 @@ def states(wanted: Request, timings: dict[str, Any] | None = None) -> Iterator[S
     yield from run(wanted.plans, text, wanted.noise, wanted.low_res)
 
 
-def generate(wanted: Request, output_type: str = "pil", watch: Any = None) -> Result:
+def generate(wanted: Request, output_type: str = "pil", watch: Callable[[State], object] | None = None) -> Result:
     """Run to the end. watch, when given, is called with every state."""
     check_output_type(output_type)
     began = time.perf_counter()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import numbers
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 
@@ -16,9 +17,8 @@ from pydiff.diffusion.thresholding import make_threshold
 from pydiff.images import OUTPUT_TYPES
 from pydiff.ops.guided_step import Threshold
 
-MAX_SEED = 2**63
-Number = int | float
-PerStage = Number | Sequence[Any] | Callable[[int, int], float] | None
+MAX_SEED = 2**63 - 1
+PerStage = float | Sequence[Any] | Callable[[int, int], float] | None
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Options:
     stages do as their folders say. In lists, None too means what the folder says.
 
     num_inference_steps: at least 1. guidance_scale: 1 is no guidance; a function (level, levels) -> scale makes it vary
-    over a run. guidance_rescale: phi in [0, 1]. sampler: ddpm, ddim, euler,
-    euler_ancestral, dpmpp_2m, dpmpp_2m_sde, heun or edm. eta: noise of ddim, in [0, 1].
-    thresholding: none, static or dynamic, with percentile in [0, 1] and max_value. noise_level: of a super-resolution
-    stage's low-res picture, 0 to 999; one number is for all such stages.
+    over a run, as does a list in the place of a stage's number. guidance_rescale: phi in [0, 1]. sampler: ddpm, ddim,
+    euler, euler_ancestral, dpmpp_2m, dpmpp_2m_sde, heun or edm. eta: noise of ddim, in [0, 1]. thresholding: none,
+    static or dynamic, with percentile in [0, 1] and max_value; without it those two change the folder's own.
+    noise_level: of a super-resolution stage's low-res picture, 0 to 999; one number is for all such stages.
     """
 
     num_inference_steps: PerStage = None
@@ -48,7 +48,7 @@ class Options:
         values = {}
         for name in self.__dataclass_fields__:
             value = getattr(self, name)
-            if isinstance(value, Sequence) and not isinstance(value, str):
+            if _is_list(value):
                 if len(value) != stages:
                     raise ValueError(f"{name} lists {len(value)} values, but {stages} stages run; give one per stage")
                 values[name] = value[index]
@@ -59,9 +59,18 @@ class Options:
         return values
 
 
+def make_options(given: Mapping[str, Any]) -> Options:
+    """Options by name; ValueError for unknown ones."""
+    unknown = sorted(set(given) - set(Options.__dataclass_fields__))
+    if unknown:
+        raise ValueError(f"unknown option {', '.join(unknown)}; options are {', '.join(Options.__dataclass_fields__)}")
+    return Options(**given)
+
+
 def plan_stages(stages: Sequence[Stage], options: Options) -> tuple[StagePlan, ...]:
     """The plan of each stage. Raises ValueError for options that are unknown, out of range or do not fit together."""
-    if options.noise_level is not None and all(stage.noising is None for stage in stages):
+    one_level = options.noise_level is not None and not _is_list(options.noise_level)
+    if one_level and all(stage.noising is None for stage in stages):
         raise ValueError("noise_level is for super-resolution stages, but none runs")
     count = len(stages)
     return tuple(
@@ -73,10 +82,12 @@ def plan_stages(stages: Sequence[Stage], options: Options) -> tuple[StagePlan, .
 def plan_stage(stage: Stage, values: Mapping[str, Any]) -> StagePlan:
     """One stage's plan. `said` keeps every option as it was decided, so that settings can repeat the run."""
     sampling, defaults = stage.sampling, stage.defaults
-    steps = _or(values["num_inference_steps"], defaults.num_inference_steps)
-    eta = values["eta"]
+    steps = _integer("num_inference_steps", _or(values["num_inference_steps"], defaults.num_inference_steps), 1)
+    sampler, eta = _or(values["sampler"], sampling.sampler), values["eta"]
+    if not isinstance(sampler, str):
+        raise ValueError(f"sampler is {sampler!r}; expected a name, or one per stage")
     extra: dict[str, Any] = {} if eta is None else {"eta": _number("eta", eta, 0, 1)}
-    table = sampling.table(steps, sampler=values["sampler"], **extra)
+    table = sampling.table(steps, sampler=sampler, **extra)
     scale = _scale(_or(values["guidance_scale"], defaults.guidance_scale), table.levels)
     rescale = _number("guidance_rescale", _or(values["guidance_rescale"], 0.0), 0, 1)
     threshold = _threshold(sampling.threshold, values)
@@ -85,7 +96,7 @@ def plan_stage(stage: Stage, values: Mapping[str, Any]) -> StagePlan:
         "num_inference_steps": steps,
         "guidance_scale": scale,
         "guidance_rescale": rescale,
-        "sampler": _or(values["sampler"], sampling.sampler),
+        "sampler": sampler,
         "eta": eta,
         "thresholding": threshold.kind,
         "percentile": threshold.percentile if threshold.kind == "dynamic" else None,
@@ -99,36 +110,59 @@ def _or(value: Any, default: Any) -> Any:
     return default if value is None else value
 
 
+def _is_list(value: Any) -> TypeGuard[Sequence[Any]]:
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+
+
 def _scale(scale: Any, levels: int) -> float | list[float]:
     """A number, or one per noise level."""
-    if callable(scale) or (isinstance(scale, Sequence) and not isinstance(scale, str)):
-        return per_level("guidance_scale", scale, levels)
-    return _number("guidance_scale", scale)
+    if not callable(scale) and not _is_list(scale):
+        return _number("guidance_scale", scale)
+    given = [scale(level, levels) for level in range(levels)] if callable(scale) else scale
+    return per_level("guidance_scale", [_number("guidance_scale", value) for value in given], levels)
 
 
 def _threshold(own: Threshold, values: Mapping[str, Any]) -> Threshold:
     kind, percentile, max_value = (values[name] for name in ("thresholding", "percentile", "max_value"))
-    if kind is None and percentile is None and max_value is None:
-        return own
-    return make_threshold(_or(kind, own.kind), percentile=percentile, max_value=max_value)
+    percentile = None if percentile is None else _number("percentile", percentile)
+    max_value = None if max_value is None else _number("max_value", max_value)
+    if kind is not None:
+        return make_threshold(kind, percentile=percentile, max_value=max_value)
+    if own.kind == "dynamic":
+        percentile = _or(percentile, own.percentile)
+    if own.kind != "none":
+        max_value = _or(max_value, own.max_value)
+    return make_threshold(own.kind, percentile=percentile, max_value=max_value)
 
 
 def _noise_level(stage: Stage, value: Any) -> int | None:
-    if stage.noising is None:
-        return None
-    level = stage.defaults.noise_level if value is None else value
-    last = len(stage.noising.alphas_cumprod) - 1
-    if isinstance(level, bool) or not isinstance(level, int) or not 0 <= level <= last:
-        raise ValueError(f"noise_level is {level!r}; expected an integer from 0 to {last}")
-    return level
+    if stage.noising is not None:
+        last = len(stage.noising.alphas_cumprod) - 1
+        return _integer("noise_level", _or(value, stage.defaults.noise_level), 0, last)
+    if value is not None:
+        raise ValueError(f"noise_level is {value!r} for a base stage, which takes no low-res picture; give it None")
+    return None
+
+
+def _integer(name: str, value: Any, low: int, high: int | None = None) -> int:
+    if not isinstance(value, bool) and isinstance(value, numbers.Integral):
+        whole = int(value)
+        if whole >= low and (high is None or whole <= high):
+            return whole
+    bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
+    raise ValueError(f"{name} is {value!r}; expected an integer {bounds}")
 
 
 def _number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    try:
+        number = float(value) if not isinstance(value, bool) and isinstance(value, numbers.Real) else math.nan
+    except OverflowError:  # an integer beyond all floats
+        number = math.inf
+    if not math.isfinite(number):
         raise ValueError(f"{name} is {value!r}; expected a finite number")
-    if not low <= value <= high:
+    if not low <= number <= high:
         raise ValueError(f"{name} is {value}; expected a number from {low:g} to {high:g}")
-    return float(value)
+    return number
 
 
 def stages_to(cascade: Cascade, size: int | None) -> tuple[Stage, ...]:
@@ -140,11 +174,12 @@ def stages_to(cascade: Cascade, size: int | None) -> tuple[Stage, ...]:
     return cascade.stages[: cascade.sizes.index(wanted) + 1]
 
 
-def prompt_pairs(prompt: str | Sequence[str], negative: str | Sequence[str], each: int) -> tuple[list[str], list[str]]:
-    """Prompt and negative prompt of every picture, `each` pictures to a prompt."""
-    if isinstance(each, bool) or not isinstance(each, int) or each < 1:
-        raise ValueError(f"num_images_per_prompt is {each!r}; expected an integer of at least 1")
-    prompts, negatives = _strings("prompt", prompt), _strings("negative_prompt", negative)
+def prompt_pairs(
+    prompt: str | Sequence[str], negative: str | Sequence[str] | None, each: int
+) -> tuple[list[str], list[str]]:
+    """Prompt and negative prompt (None is the empty one) of every picture, `each` pictures to a prompt."""
+    each = _integer("num_images_per_prompt", each, 1)
+    prompts, negatives = _strings("prompt", prompt), _strings("negative_prompt", _or(negative, ""))
     if len(negatives) not in (1, len(prompts)):
         raise ValueError(
             f"negative_prompt lists {len(negatives)} for {len(prompts)} prompts; give one, or one for each"
@@ -155,7 +190,7 @@ def prompt_pairs(prompt: str | Sequence[str], negative: str | Sequence[str], eac
 
 
 def _strings(name: str, given: str | Sequence[str]) -> list[str]:
-    strings = [given] if isinstance(given, str) else list(given)
+    strings = [given] if isinstance(given, str) else list(given) if _is_list(given) else []
     if not strings or not all(isinstance(words, str) for words in strings):
         raise ValueError(f"{name} is {given!r}; expected a string or a list of strings")
     return strings
@@ -165,16 +200,12 @@ def seed_list(seed: int | Sequence[int] | None, count: int) -> list[int]:
     """One seed per picture: as given; from one int s the seeds s, s + 1, ...; from None random ones."""
     if seed is None:
         return [secrets.randbelow(2**32) for _ in range(count)]
-    if isinstance(seed, int) and not isinstance(seed, bool):
-        seeds = [seed + index for index in range(count)]
-    else:
-        seeds = list(seed) if isinstance(seed, Sequence) else [seed]
-        if len(seeds) != count:
-            raise ValueError(f"seed lists {len(seeds)} numbers for {count} pictures; give one int, or one per picture")
-    for value in seeds:
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < MAX_SEED:
-            raise ValueError(f"seed is {value!r}; expected an integer from 0 to 2^63 - 1")
-    return seeds
+    if _is_list(seed):
+        if len(seed) != count:
+            raise ValueError(f"seed lists {len(seed)} numbers for {count} pictures; give one int, or one per picture")
+        return [_integer("seed", value, 0, MAX_SEED) for value in seed]
+    first = _integer("seed", seed, 0, MAX_SEED - count + 1)
+    return [first + index for index in range(count)]
 
 
 def generators(
@@ -186,7 +217,9 @@ def generators(
         return list(seeds), [torch.Generator().manual_seed(value) for value in seeds]
     if seed is not None:
         raise ValueError("seed and generator are both given; give one of them")
-    given = [generator] if isinstance(generator, torch.Generator) else list(generator)
+    given: list[Any] = list(generator) if _is_list(generator) else [generator]
+    if not all(isinstance(one, torch.Generator) for one in given):
+        raise ValueError(f"generator is {generator!r}; expected a torch.Generator per picture")
     if len(given) != count:
         raise ValueError(f"generator lists {len(given)} generators for {count} pictures; give one per picture")
     return [None] * count, given

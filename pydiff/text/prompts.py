@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 from torch import Tensor
 
 from pydiff.models.t5 import T5Config, T5Encoder
@@ -35,7 +35,7 @@ class PromptEncoder:
 
     def check(self, prompts: Sequence[str]) -> None:
         """Refuse prompts that cannot be encoded whole (ValueError), and warn of words the model never saw."""
-        for prompt, encoding in zip(prompts, self.tokenizer.encode_batch(list(prompts)), strict=True):
+        for prompt, encoding in zip(prompts, self._tokens(prompts), strict=True):
             if len(encoding.ids) > self.max_tokens:
                 raise ValueError(
                     f"the prompt {_shortened(prompt)!r} makes {len(encoding.ids)} tokens, but the text encoder takes "
@@ -55,9 +55,15 @@ class PromptEncoder:
             return []
         return [word for word in re.findall(r"[^\W_]+", prompt.lower()) if word not in self.words]
 
+    def _tokens(self, prompts: Sequence[str]) -> list[Encoding]:
+        for prompt in prompts:
+            if any("\ud800" <= character <= "\udfff" for character in prompt):
+                raise ValueError(f"the prompt {_shortened(prompt)!r} is not Unicode; remove its lone surrogates")
+        return self.tokenizer.encode_batch([prompt.lower().strip() for prompt in prompts])
+
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """States (B, T, D), T = max_tokens: padded as diffusers' IFPipeline pads, padding masked inside the encoder."""
-        encodings = self.tokenizer.encode_batch([prompt.lower().strip() for prompt in prompts])
+        encodings = self._tokens(prompts)
         ids = torch.zeros(len(prompts), self.max_tokens, dtype=torch.long)
         mask = torch.zeros_like(ids)
         for row, encoding in enumerate(encodings):

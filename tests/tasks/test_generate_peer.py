@@ -8,14 +8,17 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import pydiff
+from pydiff.cascade import Text, run
 from pydiff.pipeline import EMBEDDED
-from pydiff.tasks.generate import states
 
 WEIGHTS = Path(pydiff.__file__).parent / "embedded" / "weights"
 PROMPTS = ["a red circle left of a blue square on a white background", "three green stars"]
-TOLERANCE = 5e-4
+SEEDS = [7, 8]
+STEPS = [4, 2]
+LEVEL = 60
 
 
 @pytest.fixture(scope="module")
@@ -31,46 +34,55 @@ def peers() -> tuple[Any, Any]:
     return base, larger
 
 
+def theirs(peers: tuple[Any, Any], text: Text, guidance: float) -> list[Tensor]:
+    """Both stages' pictures, in [-1, 1]."""
+    base, larger = peers
+    generators = [torch.Generator().manual_seed(seed) for seed in SEEDS]
+    common = {"generator": generators, "output_type": "pt", "prompt_embeds": text.prompt}
+    small = base(
+        negative_prompt_embeds=text.null, num_inference_steps=STEPS[0], guidance_scale=guidance, **common
+    ).images
+    large = larger(image=small, num_inference_steps=STEPS[1], guidance_scale=1.0, noise_level=LEVEL, **common).images
+    return [small, large]
+
+
+def ours(pipe: pydiff.Pipeline, text: Text | None, guidance: float, sampler: str | None) -> list[Tensor]:
+    options = {"num_inference_steps": STEPS, "guidance_scale": [guidance, 1.0], "noise_level": LEVEL}
+    wanted = pipe._request(PROMPTS, seed=SEEDS, size=256, options={**options, "sampler": sampler})
+    if text is None:
+        text = Text(*(pipe.cascade.text.encode(prompts) for prompts in (wanted.prompts, wanted.negatives)))
+    return [state.x for state in run(wanted.plans, text, wanted.noise) if state.stage_done]
+
+
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
-@pytest.mark.parametrize("sampler", [None, "ddpm"])
-def test_pictures_are_those_of_diffusers(peers: tuple[Any, Any], guidance: float, sampler: str | None) -> None:
-    from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
+def test_pictures_are_those_of_diffusers(peers: tuple[Any, Any], guidance: float) -> None:
+    embeds, null = peers[0].encode_prompt(PROMPTS, clean_caption=False)
+    expected = theirs(peers, Text(embeds, null), guidance)
+    for made, wanted in zip(ours(pydiff.load(), None, guidance, None), expected, strict=True):
+        assert (made - wanted).abs().max() < 5e-4
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_ddpm_with_learned_variance(peers: tuple[Any, Any], guidance: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float64: few steps of the learned variance amplify rounding."""
+    from diffusers import DDPMScheduler
 
     base, larger = peers
-    kind = DPMSolverMultistepScheduler if sampler is None else DDPMScheduler
-    variance = None if sampler is None else "learned_range"
-    base.scheduler = kind.from_config(base.scheduler.config, variance_type=variance)
-    generators = [torch.Generator().manual_seed(seed) for seed in (7, 8)]
-    small = base(
-        PROMPTS,
-        num_inference_steps=4,
-        guidance_scale=guidance,
-        generator=generators,
-        output_type="pt",
-        clean_caption=False,
-    ).images
-    embeds = base.encode_prompt(PROMPTS, do_classifier_free_guidance=False, clean_caption=False)[0]
-    large = larger(
-        image=small,
-        prompt_embeds=embeds,
-        num_inference_steps=2,
-        guidance_scale=1.0,
-        noise_level=60,
-        generator=generators,
-        output_type="pt",
-    ).images
     pipe = pydiff.load()
-    wanted = pipe._request(
-        PROMPTS,
-        seed=[7, 8],
-        size=256,
-        options={
-            "num_inference_steps": [4, 2],
-            "guidance_scale": [guidance, 1.0],
-            "noise_level": 60,
-            "sampler": sampler,
-        },
-    )
-    made = [state.x for state in states(wanted) if state.stage_done]
-    assert (made[0] - small).abs().max() < TOLERANCE
-    assert (made[1] - large).abs().max() < TOLERANCE
+    for stage in pipe.cascade.stages:
+        stage.unet.double()
+    scheduler = base.scheduler
+    base.scheduler = DDPMScheduler.from_config(scheduler.config, variance_type="learned_range")
+    monkeypatch.setattr(Tensor, "float", Tensor.double)  # diffusers pools the text in float32
+    for network in (base.unet, base.text_encoder, larger.unet):
+        network.double()
+    try:
+        encoded = (pipe.cascade.text.encode(prompts) for prompts in (PROMPTS, ["", ""]))
+        text = Text(*(states.double().clone() for states in encoded))
+        expected = theirs(peers, text, guidance)
+        for made, wanted in zip(ours(pipe, text, guidance, "ddpm"), expected, strict=True):
+            assert (made - wanted).abs().max() < 1e-5  # diffusers' tables are float32
+    finally:
+        base.scheduler = scheduler
+        for network in (base.unet, base.text_encoder, larger.unet):
+            network.to(torch.float32)

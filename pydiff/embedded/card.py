@@ -1,0 +1,91 @@
+"""The card beside the weights: what was trained, for how long, and how well it draws.
+
+`python -m pydiff.embedded.card --scores SCENES.json`, with what `python -m benchmarks.scenes --json SCENES.json` wrote.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+from typing import Any
+
+from pydiff.embedded import recipe
+from pydiff.embedded.export import HOME, TRAINING
+from pydiff.embedded.world import UNSEEN_KINDS, UNSEEN_PAIRS
+from pydiff.weights import read_header, read_json
+from pydiff.weights.files import write_whole
+
+FOLDERS = ("base/text_encoder", "base/unet", "super_256/unet", "super_1024/unet")
+CARD = """\
+# The embedded cascade
+
+Three U-Nets (64, 256 and 1024 pixels) and a T5 text encoder, trained by `python -m pydiff.embedded.train` on scenes
+that `pydiff/embedded/world.py` draws, captions by `captions.py`. No other data. Weights are moving averages, float32.
+
+- It knows one to four circles, squares, triangles, stars, rings or crosses; colours, sizes and places; a background.
+- Kept out of training, to test on: {unseen}.
+- Objective: v-prediction over 1000 cosine levels, and the variance of the reverse step (Improved DDPM).
+- Optimiser: Muon and AdamW (`optimizer.py`); the text encoder first learns a coarse layout from captions alone.
+
+## Networks
+
+| folder | parameters |
+|---|---:|
+{networks}
+
+## Training
+
+| phase | steps so far | of | batch | pictures seen | hours on two CPU cores |
+|---|---:|---:|---:|---:|---:|
+{training}
+
+## Scores
+
+`python -m benchmarks.scenes --prompts {prompts} --size {size}`, default settings:
+
+| category | right | n |
+|---|---:|---:|
+{scores}
+"""
+
+
+def card(home: Path, scores: dict[str, Any]) -> str:
+    """The card's text, from the exported weights, their training record and the scene benchmark's JSON."""
+    unseen = [" ".join(kind) for kind in sorted(UNSEEN_KINDS)] + [" ".join(pair) for pair in sorted(UNSEEN_PAIRS)]
+    networks = [f"| {folder} | {_parameters(home / folder):,} |" for folder in FOLDERS]
+    training = []
+    for name, facts in read_json(home / TRAINING).items():
+        phase, hours = recipe.PHASES[name], facts["seconds"] / 3600
+        seen = facts["step"] * phase.batch
+        training.append(f"| {name} | {facts['step']:,} | {phase.steps:,} | {phase.batch} | {seen:,} | {hours:.1f} |")
+    rows = [
+        f"| {name} | {row['right'] / row['total']:.1%} | {row['total']} |"
+        for name, row in scores["table"].items()
+        if row["total"]
+    ]
+    return CARD.format(
+        unseen=", ".join(unseen),
+        networks="\n".join(networks),
+        training="\n".join(training),
+        scores="\n".join(rows),
+        prompts=scores["settings"]["prompts"],
+        size=scores["settings"]["size"],
+    )
+
+
+def _parameters(folder: Path) -> int:
+    return sum(math.prod(info.shape) for info in read_header(folder).values())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m pydiff.embedded.card", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--scores", type=Path, required=True, help="what `python -m benchmarks.scenes --json` wrote")
+    parser.add_argument("--home", type=Path, default=HOME, help="where the folders are")
+    arguments = parser.parse_args()
+    text = card(arguments.home, read_json(arguments.scores))
+    write_whole(arguments.home / "CARD.md", lambda path: path.write_text(text, encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()

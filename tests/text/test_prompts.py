@@ -1,0 +1,103 @@
+"""Prompts become the states that diffusers' pipeline feeds its network; what cannot be read whole is refused."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import pydiff
+from pydiff.pipeline import EMBEDDED
+from pydiff.text.prompts import PromptEncoder, UnknownWord, load_prompt_encoder
+
+FOLDER = Path(pydiff.__file__).parent / "embedded" / "weights" / EMBEDDED[0]
+PROMPTS = ["", "a red circle", "  A RED circle, left of a Blue square!  ", "an unknown wörd 星"]
+
+
+@pytest.fixture(scope="module")
+def text() -> PromptEncoder:
+    return load_prompt_encoder(FOLDER, ["a", "red", "circle", "blue", "square", "left", "of"])
+
+
+def test_states_are_those_of_transformers(text: PromptEncoder) -> None:
+    from transformers import AutoTokenizer, T5EncoderModel
+
+    tokenizer, peer = (kind.from_pretrained(FOLDER / part) for kind, part in _parts(AutoTokenizer, T5EncoderModel))
+    lowered = [prompt.lower().strip() for prompt in PROMPTS]
+    tokens = tokenizer(lowered, padding="max_length", max_length=77, return_tensors="pt")
+    with torch.no_grad():
+        expected = peer(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
+    states = text.encode(PROMPTS)
+    assert states.shape == (4, 77, expected.shape[-1])
+    assert torch.allclose(states, expected, atol=1e-4)
+
+
+def _parts(tokenizer: type, encoder: type) -> list[tuple[type, str]]:
+    return [(tokenizer, "tokenizer"), (encoder, "text_encoder")]
+
+
+def test_a_prompt_does_not_depend_on_its_batch(text: PromptEncoder) -> None:
+    together = text.encode(PROMPTS)
+    for row, prompt in zip(together, PROMPTS, strict=True):
+        assert torch.allclose(row, text.encode([prompt])[0], atol=1e-5)
+
+
+def test_the_longest_prompt(text: PromptEncoder) -> None:
+    text.check(["red " * 76])  # and the end token
+    assert text.encode(["red " * 76]).shape[1] == 77
+    with pytest.raises(ValueError, match="makes 78 tokens, but the text encoder takes 77; shorten it") as caught:
+        text.check(["a red circle", "red " * 77])
+    assert len(str(caught.value)) < 160
+
+
+def test_what_is_checked_is_what_is_encoded(text: PromptEncoder) -> None:
+    spaces = " " * 500 + "RED" + " " * 500
+    text.check([spaces])
+    assert torch.equal(text.encode([spaces]), text.encode(["red"]))
+
+
+def test_unknown_words_are_named_once_in_order(text: PromptEncoder) -> None:
+    with pytest.warns(UnknownWord, match="never saw 'dog', 'wörd', '星'"):
+        text.check(["wörd 星, red-blue", "a DOG, a dog"])
+    assert text.unknown_words("Red, BLUE; square_circle!") == []
+
+
+def test_a_model_whose_words_are_not_known_warns_of_none(text: PromptEncoder) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        PromptEncoder(text.tokenizer, text.encoder).check(["a dog"])
+
+
+@given(st.text(st.characters(exclude_categories=()), max_size=120))
+@settings(max_examples=100, deadline=None)
+def test_any_text_is_encoded_or_refused(prompt: str) -> None:
+    encoder = load_once()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            encoder.check([prompt])
+        except ValueError:
+            return
+    assert encoder.encode([prompt]).isfinite().all()
+
+
+_loaded: list[PromptEncoder] = []
+
+
+def load_once() -> PromptEncoder:
+    if not _loaded:
+        _loaded.append(load_prompt_encoder(FOLDER, ["red"]))
+    return _loaded[0]
+
+
+def test_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"tokenizer\.json is not a file"):
+        load_prompt_encoder(tmp_path)
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer" / "tokenizer.json").write_text('{"version": "1.0"}')
+    with pytest.raises(ValueError, match=r"tokenizer\.json is no tokenizer"):
+        load_prompt_encoder(tmp_path)
