@@ -153,14 +153,15 @@ static void one_picture_last(const GroupNormSilu& g, int64_t b, int threads) {
     }
 }
 
+static void one_unit(const GroupNormSilu& g, int64_t unit, int threads) {
+    if (g.channels_last) one_picture_last(g, unit, threads);
+    else one_group(g, unit / g.groups, unit % g.groups, threads);
+}
+
 void group_norm_silu(const GroupNormSilu& g, int threads) {
     const int64_t units = g.channels_last ? g.batch : g.batch * g.groups;
     const Threads split(units, g.batch * g.channels * g.n / units, threads, 4 * kChunk);
-#pragma omp parallel for num_threads(split.outer) if (split.outer > 1)
-    for (int64_t u = 0; u < units; ++u) {
-        if (g.channels_last) one_picture_last(g, u, split.inner);
-        else one_group(g, u / g.groups, u % g.groups, split.inner);
-    }
+    split.over(units, [&](int64_t unit) { one_unit(g, unit, split.inner); });
 }
 
 }  // namespace pydiff

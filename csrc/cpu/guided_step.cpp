@@ -177,8 +177,7 @@ static void one_picture(const GuidedStep& s, int64_t b, int threads) {
 
 void guided_step(const GuidedStep& s, int threads) {
     const Threads split(s.batch, s.n, threads, 16 * kChunk);
-#pragma omp parallel for num_threads(split.outer) if (split.outer > 1)
-    for (int64_t b = 0; b < s.batch; ++b) one_picture(s, b, split.inner);
+    split.over(s.batch, [&](int64_t b) { one_picture(s, b, split.inner); });
 }
 
 }  // namespace pydiff

@@ -70,6 +70,18 @@ struct Threads {
         outer = pictures >= threads ? threads : 1;
         inner = outer > 1 ? 1 : threads;
     }
+
+    // work(i) for i in [0, count). No parallel region around a single thread: the regions inside it would be nested
+    // ones, for which the runtime starts new threads every time.
+    template <typename Work>
+    void over(int64_t count, const Work& work) const {
+        if (outer == 1) {
+            for (int64_t i = 0; i < count; ++i) work(i);
+            return;
+        }
+#pragma omp parallel for num_threads(outer)
+        for (int64_t i = 0; i < count; ++i) work(i);
+    }
 };
 
 }  // namespace pydiff

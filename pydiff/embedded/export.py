@@ -26,8 +26,8 @@ NONE = [None, None]
 # What a stage does by default; chosen on the scene benchmark.
 SETTINGS: dict[str, dict[str, Any]] = {
     "base": {"num_inference_steps": 25, "guidance_scale": 3.0, "size": 256},
-    "super_256": {"num_inference_steps": 8, "guidance_scale": 1.0, "noise_level": 60},
-    "super_1024": {"num_inference_steps": 4, "guidance_scale": 1.0, "noise_level": 20},
+    "super_256": {"num_inference_steps": 5, "guidance_scale": 1.0, "noise_level": 60},
+    "super_1024": {"num_inference_steps": 3, "guidance_scale": 1.0, "noise_level": 20},
 }
 VARIANCE = {"variance_type": "learned_range"}  # for ddpm; the default sampler has no use for it
 SCHEDULER: dict[str, Any] = {
