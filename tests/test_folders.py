@@ -127,7 +127,7 @@ def test_a_damaged_file_is_named(base: Path, name: str, damage: str) -> None:
         ("unet/config.json", {"encoder_hid_dim": 64}, "unet is F32"),
         ("scheduler/scheduler_config.json", {"_class_name": "OddScheduler"}, "OddScheduler"),
         ("scheduler/scheduler_config.json", {"odd": 1}, "'odd'"),
-        ("scheduler/scheduler_config.json", {"beta_schedule": "odd"}, "odd"),
+        ("scheduler/scheduler_config.json", {"beta_schedule": "odd", "trained_betas": None}, "odd"),
         ("text_encoder/config.json", {"model_type": "clip"}, "model_type 'clip'"),
         ("pydiff.json", {"odd": 1}, "unknown field 'odd'; expected num_inference_steps"),
         ("pydiff.json", {"num_inference_steps": "many"}, "num_inference_steps = 'many'; expected an integer"),
