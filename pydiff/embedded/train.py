@@ -174,7 +174,8 @@ def train(work: Path, phases: list[str]) -> None:
         train_text(text, tokenizer, recipe.PHASES["text"], work / "text.safetensors")
     if "base" in phases:
         text = make_text(len(tokenizer))
-        text.load_state_dict(checkpoint.part(checkpoint.load(work / "text.safetensors")[0], "model."))
+        if not (work / "base.safetensors").exists():  # whose state holds the encoder too
+            text.load_state_dict(checkpoint.part(_text_state(work / "text.safetensors"), "model."))
         run = Run("base", {"text": text, "unet": make_unet(recipe.BASE)}, work)
         run.learn(base_losses(run, tokenizer))
     small, middle, large = recipe.STAGE_SIZES
@@ -185,6 +186,12 @@ def train(work: Path, phases: list[str]) -> None:
         if name in phases:
             run = Run(name, {"unet": make_unet(config)}, work)
             run.learn(super_losses(run, low, high))
+
+
+def _text_state(path: Path) -> checkpoint.State:
+    if not path.exists():
+        raise ValueError(f"{path} does not exist; run the phase 'text' before the phase 'base'")
+    return checkpoint.load(path)[0]
 
 
 def main() -> None:
