@@ -82,7 +82,7 @@ class Phase(NamedTuple):
 
 PHASES = {
     "text": Phase(steps=1500, batch=128, learning_rate=2e-3, warmup=100, ema=0.0),
-    "base": Phase(steps=30_000, batch=16, learning_rate=1.5e-3, warmup=300, ema=0.9995, drop_text=0.1),
+    "base": Phase(steps=8_000, batch=16, learning_rate=1.5e-3, warmup=300, ema=0.9995, drop_text=0.1),
     "super_256": Phase(steps=1_600, batch=16, learning_rate=2e-3, warmup=100, ema=0.998),
     "super_1024": Phase(steps=1_000, batch=16, learning_rate=2e-3, warmup=100, ema=0.998),
 }

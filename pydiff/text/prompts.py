@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Encoding, Tokenizer
 from torch import Tensor
 
 from pydiff.models.t5 import T5Config, T5Encoder
-from pydiff.weights import read_header, read_json, read_safetensors
-from pydiff.weights.unet import check_tensors
+from pydiff.weights import load_network, read_json
 
 TIED = "encoder.embed_tokens.weight"  # the same tensor as shared.weight
 MAX_TOKENS = 77  # what diffusers' IFPipeline pads to
@@ -88,16 +88,10 @@ def load_prompt_encoder(folder: Path, words: Sequence[str] = ()) -> PromptEncode
 
 
 def _load_encoder(folder: Path) -> T5Encoder:
-    config = T5Config.from_dict(read_json(folder / "config.json"))
-    with torch.device("meta"):
-        encoder = T5Encoder(config)
-    header = read_header(folder)
-    header.pop(TIED, None)
-    check_tensors(folder, header, encoder)
-    state = read_safetensors(folder)
-    state.pop(TIED, None)
-    encoder.load_state_dict(state, assign=True)
-    return encoder.eval()
+    def build(config: Mapping[str, Any]) -> T5Encoder:
+        return T5Encoder(T5Config.from_dict(config))
+
+    return load_network(folder, build, rename=lambda name: None if name == TIED else name)
 
 
 def _shortened(prompt: str) -> str:

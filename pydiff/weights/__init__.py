@@ -1,11 +1,12 @@
 """Files on disk: folders in the diffusers layout, safetensors and JSON, read with suspicion and written whole."""
 
 from pydiff.weights.files import read_json, write_json
+from pydiff.weights.network import load_network, load_unet, save_unet
 from pydiff.weights.safetensors import TensorInfo, read_header, read_safetensors, write_safetensors
-from pydiff.weights.unet import load_unet, save_unet
 
 __all__ = [
     "TensorInfo",
+    "load_network",
     "load_unet",
     "read_header",
     "read_json",
