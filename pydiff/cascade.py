@@ -1,31 +1,39 @@
-"""A cascade: a text encoder and the stages that make a picture, small first.
+"""A cascade: the stages that make a picture, small first, and the walk through them.
 
 A super-resolution stage is the same kind of network with the upsampled, slightly noised picture of the stage before
-beside its own noisy one (Ho et al. 2021, Cascaded Diffusion Models; Saharia et al. 2022, Imagen, section 2.4).
+beside its own noisy one (Ho et al. 2021, Cascaded Diffusion Models; Saharia et al. 2022, Imagen, section 2.4). A stage
+with an autoencoder walks through its latents (Rombach et al. 2022) and is decoded at its end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from pydiff.diffusion import loop
 from pydiff.diffusion.config import SamplerConfig
-from pydiff.diffusion.guidance import Guidance, Scale, classifier_free, unguided
+from pydiff.diffusion.guidance import Guidance
 from pydiff.diffusion.levels import NoiseSchedule
-from pydiff.diffusion.loop import sample
 from pydiff.diffusion.noise import Noise
 from pydiff.diffusion.rows import StepTable
+from pydiff.models.autoencoder import Autoencoder
 from pydiff.models.unet import UNet
+from pydiff.models.unet2d import UNet2D
 from pydiff.nn.cond import Cond, Prepared
 from pydiff.ops.guided_step import Threshold
-from pydiff.text.prompts import PromptEncoder
+from pydiff.text.encoders import TextEncoder
 
-PIXELS_PER_CALL = 1 << 20  # a network call takes as many pictures as stay under this, at least one
+ELEMENTS_PER_CALL = 1 << 23  # a network call takes as many rows as keep its widest tensor under this, at least one
+
+# What stands beside the noisy picture in a stage's input channels, and so which task runs it.
+PLAIN = "plain"  # nothing
+UPSCALE = "upscale"  # the low-res picture, noised
+INSTRUCT = "instruct"  # the picture to change
+INPAINT = "inpaint"  # the mask, and the picture without what it covers
 
 
 class StageDefaults(NamedTuple):
@@ -38,44 +46,114 @@ class StageDefaults(NamedTuple):
 
 @dataclass(frozen=True)
 class Stage:
-    """One network of a cascade and its folder's own way of sampling. noising: the levels at which a super-resolution
-    stage's low-res picture is noised; None for a base stage."""
+    """One network of a cascade and its folder's own way of sampling.
 
-    unet: UNet
+    size: height and width in pixels that it was trained at. kind: what stands beside its x. codec: what turns pictures
+    into its latents; None where it works on pixels. noising: the levels at which an UPSCALE stage's low-res picture is
+    noised. text: the encoder of its prompts; None where it reads none. traits: what else its pipeline knows.
+    last: the network of the last step, where that is another one.
+    """
+
+    unet: UNet | UNet2D
     sampling: SamplerConfig
-    size: int
+    size: tuple[int, int]
     defaults: StageDefaults
+    kind: str = PLAIN
+    codec: Autoencoder | None = None
     noising: NoiseSchedule | None = None
+    text: TextEncoder | None = None
+    traits: Mapping[str, Any] = field(default_factory=dict)
+    last: UNet2D | None = None
+
+    @property
+    def factor(self) -> int:
+        """Pixels to a side of one element of x."""
+        return 1 if self.codec is None else self.codec.factor
+
+    @property
+    def channels(self) -> int:
+        """Channels of x."""
+        if self.codec is not None:
+            return self.codec.config.latent_channels
+        out = self.unet.config.out_channels
+        return out // 2 if self.predicts_variance else out
+
+    @property
+    def predicts_variance(self) -> bool:
+        return self.codec is None and self.unet.config.out_channels == 6
+
+    def shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """That of x for a picture of this size, (C, h, w)."""
+        return self.channels, size[0] // self.factor, size[1] // self.factor
+
+    def decoded(self, x: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in about [-1, 1] of the walk's x."""
+        if self.codec is None:
+            return x
+        latents = x.to(self.codec.dtype)
+        return self.codec.decode(self.codec.unscaled(latents)).to(x.dtype)
 
 
 @dataclass(frozen=True)
 class Cascade:
-    """Stages by growing size, and the encoder of their prompts; `name` is what settings call it."""
+    """Stages by growing size; `name` is what settings call it."""
 
     name: str
     stages: tuple[Stage, ...]
-    text: PromptEncoder
     default_size: int
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        return tuple(stage.size for stage in self.stages)
+        """The larger side of each stage's picture, in pixels."""
+        return tuple(max(stage.size) for stage in self.stages)
 
 
 class StagePlan(NamedTuple):
-    """All that decides one stage's run, made and checked before any work; said: the same in the caller's terms."""
+    """All that decides one stage's run, made and checked before any work. size: height and width of its picture;
+    said: the same in the caller's terms."""
 
     stage: Stage
     table: StepTable
     guidance: Guidance
     threshold: Threshold
+    size: tuple[int, int]
     noise_level: int | None
     said: Mapping[str, Any]
 
+    @property
+    def guided(self) -> bool:
+        return len(self.guidance.weights[0]) > 1
+
+
+class Branch(NamedTuple):
+    """One conditioning of the network; beside (B, C', h, w) stands after x in its channels."""
+
+    cond: Cond
+    beside: Tensor | None = None
+
+
+class Start(NamedTuple):
+    """Where a stage begins: x (B, C, h, w) at the level of its table's first row, the branches that its guidance
+    weighs, and what each state is changed by (see `loop.sample`). ended, asked after each step, ends the run there."""
+
+    x: Tensor
+    noise: Noise
+    branches: Sequence[Branch]
+    adjust: Callable[[loop.State], Tensor] | None = None
+    ended: Callable[[], bool] = lambda: False
+
+
+class Leg(NamedTuple):
+    """One stage of a run; begin turns the picture of the stage before (None for the first) into its Start."""
+
+    plan: StagePlan
+    begin: Callable[[Tensor | None], Start]
+
 
 class State(NamedTuple):
-    """A moment of a run: step of steps in stage of stages (counted from 0), x and denoised (B, 3, H, W) in [-1, 1], t
-    what the network was told, seconds the step took; done is True at the last step of the last stage."""
+    """A moment of a run: step of steps in stage of stages (counted from 0), x and denoised (B, C, h, w) as the stage
+    walks (in [-1, 1] where that is pixels), t what the network was told, seconds the step took. picture: (B, 3, H, W)
+    at the last step of a stage, None before. done is True at the last step of the last stage."""
 
     stage: int
     stages: int
@@ -85,97 +163,106 @@ class State(NamedTuple):
     x: Tensor
     denoised: Tensor
     seconds: float
+    picture: Tensor | None = None
 
     @property
     def done(self) -> bool:
-        return self.step == self.steps - 1 and self.stage == self.stages - 1
+        return self.stage_done and self.stage == self.stages - 1
 
     @property
     def stage_done(self) -> bool:
         return self.step == self.steps - 1
 
 
-class Text(NamedTuple):
-    """Encoded prompts of a batch, (B, T, D) each; null is what guidance steers away from."""
-
-    prompt: Tensor
-    null: Tensor
-
-
-def make_guidance(scale: Scale, levels: int, rescale: float) -> Guidance:
-    """Classifier-free guidance, or one branch where every scale is 1."""
-    guidance = classifier_free(scale, levels, rescale=rescale)
-    return unguided(levels) if all(null == 0 for _, null in guidance.weights) else guidance
-
-
-def run(plans: Sequence[StagePlan], text: Text, noise: Noise, low_res: Tensor | None = None) -> Iterator[State]:
-    """Walk the stages, each from the picture of the one before; low_res (B, 3, h, w) in [-1, 1] feeds the first when it
-    is a super-resolution stage. noise draws per picture, stage after stage, in diffusers' order."""
-    for index, plan in enumerate(plans):
-        for state in _run_stage(index, len(plans), plan, text, noise, low_res):
+def run(legs: Sequence[Leg], *, decode: bool = True) -> Iterator[State]:
+    """Walk the legs, each from the picture of the one before. Without decode, the last one's latents stay latents."""
+    before: Tensor | None = None
+    for index, leg in enumerate(legs):
+        picture: Tensor | None = None
+        last = index == len(legs) - 1
+        for state in _walk(index, len(legs), leg, before, decode or not last):
             yield state
-        low_res = state.x
+            picture = state.picture
+            if state.done:
+                return
+        before = picture
 
 
 @torch.inference_mode()
-def _run_stage(
-    index: int, stages: int, plan: StagePlan, text: Text, noise: Noise, low_res: Tensor | None
-) -> Iterator[State]:
-    unet, size = plan.stage.unet, plan.stage.size
-    weight = next(unet.parameters())
-    shape = (unet.config.out_channels // 2 if unet.config.out_channels == 6 else unet.config.out_channels, size, size)
-    x = plan.table.initial_scale * noise(shape, dtype=weight.dtype, device=weight.device)
-    beside = None if low_res is None else augmented(low_res, plan, noise)
-    network = Network(unet, text, beside, plan.noise_level)
-    walk = sample(
-        network,
+def _walk(index: int, stages: int, leg: Leg, before: Tensor | None, decode: bool) -> Iterator[State]:
+    plan, start = leg.plan, leg.begin(before)
+    walk = loop.sample(
+        Network(plan.stage, start.branches, plan.table),
         plan.table,
         plan.guidance,
-        x=x,
-        noise=noise,
+        x=start.x,
+        noise=start.noise,
         prediction_type=plan.stage.sampling.prediction_type,
         threshold=plan.threshold,
+        adjust=start.adjust,
     )
     steps = len(plan.table.rows)
     for state in walk:
-        denoised = x if state.denoised is None else state.denoised
-        yield State(index, stages, state.index, steps, state.t, state.x, denoised, state.elapsed)
-
-
-def augmented(low_res: Tensor, plan: StagePlan, noise: Noise) -> Tensor:
-    """The picture of the stage before, enlarged and noised to the plan's level: noise conditioning augmentation."""
-    if plan.stage.noising is None or plan.noise_level is None:
-        raise ValueError(f"the stage of size {plan.stage.size} takes no low-res picture")
-    size = plan.stage.size
-    large = F.interpolate(low_res, size=(size, size), mode="bilinear", align_corners=True)
-    bar = float(plan.stage.noising.alphas_cumprod[plan.noise_level])
-    drawn = noise(tuple(large.shape[1:]), dtype=large.dtype, device=large.device)
-    return bar**0.5 * large + (1 - bar) ** 0.5 * drawn
+        if start.ended():
+            steps, stages = state.index + 1, index + 1
+        done, picture = state.index == steps - 1, None
+        if done:
+            picture = plan.stage.decoded(state.x) if decode else state.x
+        denoised = start.x if state.denoised is None else state.denoised
+        yield State(index, stages, state.index, steps, state.t, state.x, denoised, state.elapsed, picture)
+        if done:
+            return
 
 
 class Network:
-    """A U-Net as the loop sees it: x, t and branches in, predictions out. What does not change is computed once."""
+    """A stage's network as the loop sees it: x, t and branches in, predictions out. What stays is computed once."""
 
-    def __init__(self, unet: UNet, text: Text, beside: Tensor | None, noise_level: int | None) -> None:
-        self.unet, self.text, self.beside, self.noise_level = unet, text, beside, noise_level
-        self.prepared: dict[tuple[int, ...], list[tuple[slice, Prepared]]] = {}
+    def __init__(self, stage: Stage, branches: Sequence[Branch], table: StepTable) -> None:
+        self.stage, self.branches = stage, branches
+        self.last_t = table.rows[-1].t
+        self.prepared: dict[tuple[Any, ...], list[tuple[slice, Prepared]]] = {}
 
     def __call__(self, x: Tensor, t: float, branches: tuple[int, ...]) -> Tensor:
-        given = x if self.beside is None else torch.cat([x, self.beside], dim=1)
-        given = given.repeat(len(branches), 1, 1, 1)  # (R B, C, H, W), branch by branch
+        unet = self.stage.unet if self.stage.last is None or t != self.last_t else self.stage.last
+        rows = []
+        for branch in branches:
+            beside = self.branches[branch].beside
+            rows.append(x if beside is None else torch.cat([x, beside], dim=1))
+        given = torch.cat(rows)  # (R B, C, h, w), branch by branch
         given = given.contiguous(memory_format=torch.channels_last)  # the layout that convolutions are fastest in
         time = torch.full((), t, device=x.device)
-        if branches not in self.prepared:
-            self.prepared[branches] = list(self._prepare(branches, given))
-        parts = [self.unet(given[rows], time, cond) for rows, cond in self.prepared[branches]]
+        key = (unet is self.stage.last, *branches)
+        if key not in self.prepared:
+            self.prepared[key] = list(self._prepare(unet, branches, given))
+        parts = [unet(given[rows], time, cond) for rows, cond in self.prepared[key]]
         return torch.cat(parts).unflatten(0, (len(branches), -1))
 
-    def _prepare(self, branches: tuple[int, ...], given: Tensor) -> Iterator[tuple[slice, Prepared]]:
+    def _prepare(
+        self, unet: UNet | UNet2D, branches: tuple[int, ...], given: Tensor
+    ) -> Iterator[tuple[slice, Prepared]]:
         """The conditioning of each network call: as many rows as fit, at least one."""
-        states = torch.cat([self.text[branch] for branch in branches])
-        each = max(1, PIXELS_PER_CALL // (given.shape[-1] * given.shape[-2]))
+        cond = _together([self.branches[branch].cond for branch in branches])
+        widest = unet.config.block_out_channels[0] * given.shape[-1] * given.shape[-2]
+        each = max(1, ELEMENTS_PER_CALL // widest)
         for start in range(0, len(given), each):
             rows = slice(start, min(start + each, len(given)))
-            count = rows.stop - rows.start
-            labels = None if self.noise_level is None else torch.full((count,), self.noise_level, device=given.device)
-            yield rows, self.unet.prepare(Cond(text=states[rows], labels=labels))
+            yield rows, unet.prepare(_rows_of(cond, rows))
+
+
+def _together(conds: Sequence[Cond]) -> Cond:
+    """Conditionings one after the other, as one batch."""
+    first = conds[0]
+    if len(conds) == 1:
+        return first
+    parts = {
+        name: None if getattr(first, name) is None else torch.cat([getattr(cond, name) for cond in conds])
+        for name in ("text", "mask", "labels")
+    }
+    added = first.added and {name: torch.cat([(cond.added or {})[name] for cond in conds]) for name in first.added}
+    return Cond(**parts, added=added)
+
+
+def _rows_of(cond: Cond, rows: slice) -> Cond:
+    text, mask, labels = (None if part is None else part[rows] for part in (cond.text, cond.mask, cond.labels))
+    added = cond.added and {name: value[rows] for name, value in cond.added.items()}
+    return Cond(text, mask, labels, added)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pydiff.weights.files import parse_json, write_whole
 
-OUTPUT_TYPES = ("pil", "np", "pt")
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 1 << 26
 CHUNK = "pydiff"
@@ -43,9 +43,11 @@ def to_pil(x: Tensor) -> list[Image.Image]:
 
 
 def to_output(x: Tensor, output_type: str) -> Any:
-    """pil: list of PIL pictures; np: (B, H, W, 3) float32 in [0, 1]; pt: (B, 3, H, W) float32 in [0, 1]."""
+    """pil: list of PIL pictures; np: (B, H, W, 3) float32 in [0, 1]; pt: (B, 3, H, W) float32 in [0, 1]; latent: x."""
     if output_type == "pil":
         return to_pil(x)
+    if output_type == "latent":
+        return x
     unit = to_unit(x)
     return unit if output_type == "pt" else unit.permute(0, 2, 3, 1).cpu().numpy()
 
@@ -76,6 +78,30 @@ def from_user(image: Image.Image | NDArray[Any] | Tensor | str | Path, what: str
     if not (tensor.isfinite().all() and tensor.min() >= 0 and tensor.max() <= 1):
         raise ValueError(f"{what} has values outside [0, 1]; scale it to floats in [0, 1], or give uint8")
     return tensor[None] * 2 - 1
+
+
+def mask_from_user(mask: Any, size: tuple[int, int]) -> Tensor:
+    """A mask as (1, 1, H, W) of zeros and ones, 1 where it is at least half white: white is repainted, black is kept.
+
+    PIL pictures and files; NumPy and tensors (H, W), (1, H, W) or (1, 1, H, W) of bools, uint8 or floats in [0, 1].
+    size: height and width that it must have. ValueError says what came and what was expected.
+    """
+    if isinstance(mask, (str, Path)):
+        mask = open_image(Path(mask))
+    if isinstance(mask, Image.Image):
+        mask = np.asarray(_plain(mask, "mask").convert("L"))
+    given = torch.from_numpy(mask.copy()) if isinstance(mask, np.ndarray) and mask.dtype.kind in "buif" else mask
+    if not isinstance(given, Tensor) or given.is_complex():
+        raise ValueError(
+            f"mask is a {type(mask).__name__}; expected a PIL picture, a path, or numbers in an array or a tensor"
+        )
+    if tuple(given.shape) not in (size, (1, *size), (1, 1, *size)):
+        raise ValueError(f"mask has shape {tuple(given.shape)}; expected the picture's height and width {size}")
+    values = given.detach().cpu().reshape(1, 1, *size)
+    values = values.float() / 255 if values.dtype == torch.uint8 else values.float()
+    if not (values.isfinite().all() and values.min() >= 0 and values.max() <= 1):
+        raise ValueError("mask has values outside [0, 1]; give bools, uint8 or floats in [0, 1]")
+    return (values >= 0.5).float()
 
 
 def open_image(path: Path) -> Image.Image:

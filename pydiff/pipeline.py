@@ -3,133 +3,195 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from collections.abc import Generator as Iterates
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pydiff.cascade import Cascade, State
 from pydiff.folders import open_cascade
-from pydiff.tasks import generate as generation
-from pydiff.tasks.generate import Preview, Request, Result
-from pydiff.tasks.plan import check_output_type, make_options
+from pydiff.tasks.generate import generate, upscale
+from pydiff.tasks.image_to_image import image_to_image
+from pydiff.tasks.inpaint import inpaint
+from pydiff.tasks.instruct import instruct
+from pydiff.tasks.plan import check_output_type
+from pydiff.tasks.request import Call
+from pydiff.tasks.run import Preview, Request, Result, finish, previews
+from pydiff.tasks.unclip import variations
+from pydiff.tasks.words import Prompt
 
 EMBEDDED = ("base", "super_256", "super_1024")
 EMBEDDED_NAME = "pydiff-embedded"  # in settings
-Words = str | Sequence[str] | None
-Seed = int | Sequence[int] | None
-Generator = torch.Generator | Sequence[torch.Generator] | None
+Model = str | os.PathLike[str]
+Watch = Callable[[State], object] | None
 
 
-def load(model: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None) -> Pipeline:
-    """Open a pipeline: the embedded cascade, a folder in the diffusers layout, or one folder per stage, small first.
+def load(
+    model: Model | Sequence[Model] | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    variant: str | None = None,
+    tokenizer: Model | None = None,
+) -> Pipeline:
+    """Open a pipeline: the embedded cascade, a folder in the diffusers layout, one folder per stage (small first), a
+    single safetensors file of Stable Diffusion, or the id of a repository on the Hugging Face hub.
 
-    Nothing is fetched and no code of a checkpoint is run. Raises ValueError, by name, for what is missing, corrupt,
-    unsafe or of a kind that pydiff does not run.
+    dtype: float32, bfloat16 or float16 of the networks. variant: "fp16" and the like, of the files to read. tokenizer:
+    for a single file, which holds none: a folder with CLIP's. Nothing but a hub id is fetched, and no code of a
+    checkpoint is run. Raises ValueError, by name, for what is missing, corrupt, unsafe or of a kind that pydiff does
+    not run.
     """
+    how = {"dtype": dtype, "device": torch.device(device), "variant": variant}
     if model is None:
         home = Path(__file__).parent / "embedded" / "weights"
-        return Pipeline(open_cascade([home / name for name in EMBEDDED], name=EMBEDDED_NAME))
+        return Pipeline(open_cascade([home / name for name in EMBEDDED], name=EMBEDDED_NAME, **how))
     paths = [model] if isinstance(model, (str, os.PathLike)) else model
     if not isinstance(paths, Sequence) or not paths or not all(isinstance(path, (str, os.PathLike)) for path in paths):
         raise ValueError(f"model is {model!r}; expected a folder, or a list of one folder per stage")
-    return Pipeline(open_cascade([Path(path) for path in paths], name=" ".join(map(str, paths))))
+    return Pipeline(open_cascade(list(paths), name=" ".join(map(str, paths)), **how))
 
 
 class Pipeline:
-    """A loaded model. It holds no state between calls: many threads may use one."""
+    """A loaded model. It holds no state between calls: many threads may use one.
+
+    Every task takes, beside its own arguments: negative_prompt; seed, an int s (pictures get s, s + 1, ...) or one per
+    picture: the same seed gives the same picture in any batch, and the one that diffusers makes; generator, a
+    torch.Generator per picture instead; num_images_per_prompt; callback_on_step_end, called as diffusers calls it
+    (run, step, t, {"latents": x}): it may return {"latents": other} and set run.interrupt = True; and by name every
+    option of `pydiff.tasks.plan.Options`, `pydiff.tasks.begin.Micro` and `pydiff.tasks.request.Call`. output_type is
+    pil, np (B, H, W, 3) or pt (B, 3, H, W), both in [0, 1], or latent; watch is called with every state. A ValueError
+    before any work says what does not fit.
+    """
 
     def __init__(self, cascade: Cascade) -> None:
         self.cascade = cascade
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Sides of the pictures that the stages make, in pixels."""
+        """The larger sides of the pictures that the stages make, in pixels."""
         return self.cascade.sizes
 
     def generate(
         self,
-        prompt: str | Sequence[str],
+        prompt: Prompt = None,
         *,
-        negative_prompt: Words = "",
-        seed: Seed = None,
-        generator: Generator = None,
-        num_images_per_prompt: int = 1,
         size: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        latents: Tensor | None = None,
         output_type: str = "pil",
-        watch: Callable[[State], object] | None = None,
-        **options: Any,
+        watch: Watch = None,
+        **arguments: Any,
     ) -> Result:
         """Make pictures of prompts.
 
-        prompt: a string or a list; the empty one asks for any picture. seed: an int s (pictures get s, s + 1, ...), or
-        one per picture; the same seed gives the same picture in any batch, and the one that diffusers makes. generator:
-        torch.Generator per picture instead of seeds. size: that of a stage, in `sizes`; the stages up to it run.
-        output_type: pil, np (B, H, W, 3) or pt (B, 3, H, W), both in [0, 1]. watch is called with every state.
-        options: see `pydiff.tasks.plan.Options` (num_inference_steps, guidance_scale, guidance_rescale, sampler, eta,
-        thresholding, percentile, max_value, noise_level); a list holds one value per stage, anything else is for the
-        first. Raises ValueError before any work for what does not fit. A word that the model never saw is warned of.
+        prompt: a string or a list; the empty one asks for any picture; None for a model that reads no words. size: that
+        of a stage, in `sizes`; the stages up to it run. height, width: of the last picture, where they are not its
+        own. latents (B, C, h, w): the noise to begin from. Other arguments: see `Pipeline`; a list holds one value per
+        stage, anything else is for the first. A word that the model never saw is warned of.
         """
         check_output_type(output_type)
-        wanted = self._request(
-            prompt,
-            negative_prompt=negative_prompt,
-            seed=seed,
-            generator=generator,
-            num_images_per_prompt=num_images_per_prompt,
-            size=size,
-            options=options,
-        )
-        return generation.generate(wanted, output_type, watch)
+        call = _call(prompt, arguments)
+        wanted = generate(self.cascade, call, size=size, height=height, width=width, latents=latents)
+        return finish(wanted, output_type, watch)
 
     def stream(
         self,
-        prompt: str | Sequence[str],
+        prompt: Prompt = None,
         *,
-        negative_prompt: Words = "",
-        seed: Seed = None,
-        generator: Generator = None,
-        num_images_per_prompt: int = 1,
         size: int | None = None,
-        **options: Any,
-    ) -> Iterates[Preview, None, None]:
+        height: int | None = None,
+        width: int | None = None,
+        latents: Tensor | None = None,
+        **arguments: Any,
+    ) -> Iterator[Preview]:
         """The run of `generate` as it goes: one state per step of every stage, whose `image` is the picture so far.
 
         Takes `generate`'s arguments but output_type and watch, and checks them at once; `close()` ends the run.
         """
-        wanted = self._request(
-            prompt,
-            negative_prompt=negative_prompt,
-            seed=seed,
-            generator=generator,
-            num_images_per_prompt=num_images_per_prompt,
-            size=size,
-            options=options,
-        )
-        return (Preview(state) for state in generation.states(wanted))
+        call = _call(prompt, arguments)
+        return previews(generate(self.cascade, call, size=size, height=height, width=width, latents=latents))
+
+    def image_to_image(
+        self,
+        image: Any,
+        prompt: Prompt = None,
+        *,
+        size: int | None = None,
+        output_type: str = "pil",
+        watch: Watch = None,
+        **arguments: Any,
+    ) -> Result:
+        """Change a picture: PIL, a path, (H, W, 3) uint8, floats in [0, 1], or latents (B, C, h, w).
+
+        strength: in (0, 1], how much of the way back to noise it goes (0.8). With denoising_start in its place, latents
+        that another run left there with denoising_end are taken over.
+        """
+        return self._finish(image_to_image, output_type, watch, image, call=_call(prompt, arguments), size=size)
+
+    def inpaint(
+        self,
+        image: Any,
+        mask: Any,
+        prompt: Prompt = None,
+        *,
+        output_type: str = "pil",
+        watch: Watch = None,
+        **arguments: Any,
+    ) -> Result:
+        """Fill the white part of the mask, keep the black one. mask: PIL, a path, (H, W) bools, uint8 or floats."""
+        return self._finish(inpaint, output_type, watch, image, mask, call=_call(prompt, arguments))
+
+    def instruct(
+        self, image: Any, prompt: Prompt, *, output_type: str = "pil", watch: Watch = None, **arguments: Any
+    ) -> Result:
+        """Change a picture as the prompt says, with a model that follows instructions.
+
+        guidance_scale: how closely to follow the words; image_guidance_scale: how closely to keep to the picture.
+        """
+        return self._finish(instruct, output_type, watch, image, call=_call(prompt, arguments))
 
     def upscale(
         self,
         image: Any,
-        prompt: str = "",
+        prompt: Prompt = None,
         *,
-        seed: int | None = None,
-        generator: Generator = None,
         size: int | None = None,
         output_type: str = "pil",
-        watch: Callable[[State], object] | None = None,
-        **options: Any,
+        watch: Watch = None,
+        **arguments: Any,
     ) -> Result:
-        """Run the super-resolution stages alone on a square picture: PIL, a path, (H, W, 3) uint8, or floats in [0, 1].
+        """Run the super-resolution stages alone on a picture: PIL, a path, (H, W, 3) uint8, or floats in [0, 1].
 
         The stages that make it larger run, up to `size`; the first takes it, whatever its side, for the picture of the
         stage before. Otherwise as `generate`.
         """
-        check_output_type(output_type)
-        wanted = self._request(prompt, seed=seed, generator=generator, size=size, image=image, options=options)
-        return generation.generate(wanted, output_type, watch)
+        return self._finish(upscale, output_type, watch, image, call=_call(prompt or "", arguments), size=size)
 
-    def _request(self, prompt: str | Sequence[str], *, options: dict[str, Any], **arguments: Any) -> Request:
-        return generation.request(self.cascade, prompt, options=make_options(options), **arguments)
+    def variations(
+        self,
+        image: Any,
+        *,
+        size: int | None = None,
+        output_type: str = "pil",
+        watch: Watch = None,
+        **arguments: Any,
+    ) -> Result:
+        """Pictures that CLIP finds like the one given, with an unCLIP model of variations."""
+        return self._finish(variations, output_type, watch, image, call=_call("", arguments), size=size)
+
+    def _finish(
+        self, task: Callable[..., Request], output_type: str, watch: Watch, *given: Any, **options: Any
+    ) -> Result:
+        check_output_type(output_type)
+        return finish(task(self.cascade, *given, **options), output_type, watch)
+
+
+def _call(prompt: Prompt, arguments: dict[str, Any]) -> Call:
+    """Named arguments in their fields, all others as options."""
+    own = {name: value for name, value in arguments.items() if name in Call.__dataclass_fields__ and name != "options"}
+    options = {name: value for name, value in arguments.items() if name not in own}
+    return Call(prompt, **own, options=options)

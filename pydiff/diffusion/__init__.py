@@ -5,15 +5,17 @@ from pydiff.diffusion.guidance import Guidance, classifier_free, instruct, limit
 from pydiff.diffusion.levels import EDMSchedule, Level, LogSNRSchedule, NoiseSchedule
 from pydiff.diffusion.loop import State, sample
 from pydiff.diffusion.noise import Noise
+from pydiff.diffusion.partial import begin_below, begin_of_strength, rows_above, timestep_cutoff
 from pydiff.diffusion.preconditioning import edm_denoiser
 from pydiff.diffusion.repaint import resampled, zigzag
-from pydiff.diffusion.rows import Row, StepTable, from_strength, make_table, rising_row
+from pydiff.diffusion.rows import Earlier, Row, StepTable, make_table, rising_row
 from pydiff.diffusion.samplers import SAMPLERS, step_table
 from pydiff.diffusion.thresholding import make_threshold
 
 __all__ = [
     "SAMPLERS",
     "EDMSchedule",
+    "Earlier",
     "Guidance",
     "Level",
     "LogSNRSchedule",
@@ -23,9 +25,10 @@ __all__ = [
     "SamplerConfig",
     "State",
     "StepTable",
+    "begin_below",
+    "begin_of_strength",
     "classifier_free",
     "edm_denoiser",
-    "from_strength",
     "instruct",
     "limited",
     "make_guidance",
@@ -34,9 +37,11 @@ __all__ = [
     "oscillating",
     "resampled",
     "rising_row",
+    "rows_above",
     "sample",
     "sampler_from_scheduler_config",
     "step_table",
+    "timestep_cutoff",
     "unguided",
     "zigzag",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydiff.diffusion.checks import count
 from pydiff.diffusion.levels import NoiseSchedule
 from pydiff.diffusion.rows import StepTable
 from pydiff.diffusion.samplers import find_sampler, step_table
@@ -15,13 +16,14 @@ from pydiff.ops.guided_step import Threshold
 CLASSES = {
     "DDPMScheduler": "ddpm",
     "DDIMScheduler": "ddim",
-    "PNDMScheduler": "ddim",
+    "PNDMScheduler": "pndm",
     "EulerDiscreteScheduler": "euler",
     "EulerAncestralDiscreteScheduler": "euler_ancestral",
     "DPMSolverMultistepScheduler": "dpmpp_2m",
     "HeunDiscreteScheduler": "heun",
+    "UnCLIPScheduler": "ddpm",  # with timesteps from the last to the first, which is linspace spacing
 }
-CLIPS_BY_DEFAULT = ("DDPMScheduler", "DDIMScheduler")
+CLIPS_BY_DEFAULT = ("DDPMScheduler", "DDIMScheduler", "UnCLIPScheduler")
 THRESHOLDS_DYNAMICALLY = ("DDPMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler")
 SDE = "sde-dpmsolver++"
 
@@ -43,13 +45,23 @@ INERT: dict[str, tuple[Any, ...]] = {
     "interpolation_type": ("linear", None),
     "timestep_type": ("discrete", None),
     "tensor_format": ("pt", None),
+    "timestep_values": (None,),
+}
+# Values that a class does not share with the others.
+ONLY: dict[str, dict[str, tuple[str, ...]]] = {
+    "PNDMScheduler": {"prediction_type": ("epsilon", "v_prediction")},
+    "UnCLIPScheduler": {
+        "prediction_type": ("epsilon", "sample"),
+        "variance_type": ("fixed_small_log", "learned_range"),
+        "beta_schedule": ("squaredcos_cap_v2",),
+    },
 }
 
 
 @dataclass(frozen=True)
 class SamplerConfig:
-    """A folder's default way of sampling. options are those of its sampler; note says where it differs from the class
-    that the folder names."""
+    """A folder's default way of sampling. options are those of its sampler; fewest_steps: the smallest
+    num_inference_steps that its spacing can make."""
 
     sampler: str
     schedule: NoiseSchedule
@@ -57,7 +69,7 @@ class SamplerConfig:
     spacing: str
     steps_offset: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
-    note: str = ""
+    fewest_steps: int = 1
 
     @property
     def prediction_type(self) -> str:
@@ -69,14 +81,20 @@ class SamplerConfig:
         *,
         sampler: str | None = None,
         timesteps: str | Sequence[int] | None = None,
+        begin: int = 0,
         **options: Any,
     ) -> StepTable:
         """The step table of a run with this folder's settings. Another sampler keeps the schedule, the spacing and
-        those of the folder's options that it has too; options override."""
+        those of the folder's options that it has too; options override. begin: see `step_table`."""
         name = self.sampler if sampler is None else sampler
         kept = {key: value for key, value in self.options.items() if key in find_sampler(name).options}
         settings = {"spacing": self.spacing, "steps_offset": self.steps_offset, **kept, **options}
-        return step_table(name, self.schedule, num_inference_steps, timesteps=timesteps, **settings)
+        if num_inference_steps == 1 and self.fewest_steps > 1 and settings["spacing"] == self.spacing:
+            raise ValueError(
+                "num_inference_steps is 1, but this folder's timesteps run from the noisiest to 0: give at least "
+                f"{self.fewest_steps}"
+            )
+        return step_table(name, self.schedule, num_inference_steps, timesteps=timesteps, begin=begin, **settings)
 
 
 def sampler_from_scheduler_config(config: Mapping[str, Any]) -> SamplerConfig:
@@ -85,26 +103,22 @@ def sampler_from_scheduler_config(config: Mapping[str, Any]) -> SamplerConfig:
     Raises ValueError naming what is unknown: the class, a field, or a value that pydiff has no mathematics for.
     """
     name = config.get("_class_name")
-    if name not in CLASSES:
-        raise ValueError(f"scheduler class {name!r} is unsupported; expected one of {', '.join(CLASSES)}")
+    if not isinstance(name, str) or name not in CLASSES:
+        raise ValueError(
+            f"scheduler class {name!r} is unsupported; put the config of a supported one there: {', '.join(CLASSES)}"
+        )
     _check_fields(name, config)
-    sampler, note = CLASSES[name], ""
-    if name == "PNDMScheduler":
-        note = "PNDMScheduler's transfer is that of ddim, which is used in its place; pictures differ from PNDM's"
-    if name == "DPMSolverMultistepScheduler":
-        sampler = _dpm_sampler(config)
-    if config.get("timestep_spacing") is not None:
-        spacing = config["timestep_spacing"]
-    else:
-        spacing = "leading" if name == "PNDMScheduler" else find_sampler(sampler).spacing
+    sampler = _dpm_sampler(config) if name == "DPMSolverMultistepScheduler" else CLASSES[name]
+    unclip = name == "UnCLIPScheduler"
+    given = "linspace" if unclip else config.get("timestep_spacing")
     return SamplerConfig(
         sampler,
         NoiseSchedule.from_config(config),
         _threshold(name, config),
-        spacing,
-        int(config.get("steps_offset", 0)),
+        find_sampler(sampler).spacing if given is None else given,
+        count("steps_offset", config.get("steps_offset", 0), 0),
         _options(name, sampler, config),
-        note,
+        fewest_steps=2 if unclip else 1,
     )
 
 
@@ -116,6 +130,9 @@ def _check_fields(name: str, config: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} has a field {key!r} that pydiff does not know; remove it if it has no effect")
         if value not in INERT[key]:
             raise ValueError(f"{name} has {key} = {value!r}, which pydiff does not support; expected {INERT[key][0]!r}")
+    for key, values in ONLY.get(name, {}).items():
+        if config.get(key, values[0]) not in values:
+            raise ValueError(f"{name} has {key} = {config[key]!r}; expected one of {', '.join(values)}")
 
 
 def _dpm_sampler(config: Mapping[str, Any]) -> str:
@@ -139,9 +156,13 @@ def _options(name: str, sampler: str, config: Mapping[str, Any]) -> dict[str, An
     """The sampler's own options, from the fields that its class reads."""
     options: dict[str, Any] = {}
     if sampler == "ddpm":
-        options["variance_type"] = config.get("variance_type") or "fixed_small"
-    if sampler == "ddim":
+        unclip = name == "UnCLIPScheduler"
+        options["variance_type"] = config.get("variance_type") or ("fixed_small_log" if unclip else "fixed_small")
+        options["own_betas"] = unclip
+    if sampler in ("ddim", "pndm"):
         options["set_alpha_to_one"] = bool(config.get("set_alpha_to_one", name != "PNDMScheduler"))
+    if sampler == "pndm":
+        options["skip_prk_steps"] = bool(config.get("skip_prk_steps", False))
     known = find_sampler(sampler).options
     if config.get("use_karras_sigmas") and config.get("use_exponential_sigmas"):
         raise ValueError(f"{name} has both use_karras_sigmas and use_exponential_sigmas; expected at most one")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-from pydiff.diffusion.levels import CLEAN, Level, NoiseSchedule, Schedule
-from pydiff.diffusion.rows import Row, StepTable, initial_scale, make_row, make_table, timestep_levels
+from pydiff.diffusion.levels import Level, NoiseSchedule, Schedule
+from pydiff.diffusion.rows import Row, StepTable, initial_scale, last_level, make_row, make_table, timestep_levels
 from pydiff.diffusion.spacing import Plan
 from pydiff.ops.guided_step import Step
 
@@ -24,18 +25,15 @@ def ddim(
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"eta is {eta!r}; expected a number in [0, 1]")
-    last = CLEAN
-    if isinstance(schedule, NoiseSchedule) and not set_alpha_to_one:
-        last = schedule.level(0)
-    levels = timestep_levels(schedule, plan, last)
+    levels = timestep_levels(schedule, plan, last_level(schedule, set_alpha_to_one))
     steps = [
         [ddim_row(i, level, target, eta, use_clipped_model_output)]
         for i, (level, target) in enumerate(zip(levels[:-1], targets(schedule, plan, levels), strict=True))
     ]
-    return make_table(steps, initial_scale(schedule, levels))
+    return make_table(steps, initial_scale(schedule, levels), begin=plan.begin)
 
 
-def targets(schedule: Schedule, plan: Plan, levels: list[Level]) -> list[Level]:
+def targets(schedule: Schedule, plan: Plan, levels: Sequence[Level]) -> Sequence[Level]:
     """Where each step goes: to the next level; with a named spacing to t - T // N, which differs for some spacings."""
     if not isinstance(schedule, NoiseSchedule) or plan.timesteps is not None:
         return levels[1:]

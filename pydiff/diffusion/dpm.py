@@ -58,7 +58,7 @@ def dpmpp_2m(
     the nearest, as diffusers does for cosine schedules and always with exponential spacing."""
     levels = _levels(schedule, plan, sigmas, final_sigma, lambda_min_clipped, round_down)
     solver = Solver(solver_order, solver_type, lower_order_final, euler_at_final)
-    return make_table(multistep_rows(levels, solver), initial_scale(schedule, levels))
+    return make_table(multistep_rows(levels, solver, plan.begin), initial_scale(schedule, levels), begin=plan.begin)
 
 
 def dpmpp_2m_sde(
@@ -77,10 +77,11 @@ def dpmpp_2m_sde(
     """SDE-DPM-Solver++(2M): as dpmpp_2m, with noise in every step."""
     levels = _levels(schedule, plan, sigmas, final_sigma, lambda_min_clipped, round_down)
     solver = Solver(solver_order, solver_type, lower_order_final, euler_at_final, sde=True)
-    return make_table(multistep_rows(levels, solver), initial_scale(schedule, levels))
+    return make_table(multistep_rows(levels, solver, plan.begin), initial_scale(schedule, levels), begin=plan.begin)
 
 
-def multistep_rows(levels: Sequence[Level], solver: Solver) -> list[list[Row]]:
+def multistep_rows(levels: Sequence[Level], solver: Solver, begin: int = 0) -> list[list[Row]]:
+    """The row of each step. The one that a run begins at has no earlier estimate to look back at."""
     if solver.order not in (1, 2):
         raise ValueError(f"solver_order is {solver.order!r}; expected 1 or 2")
     if solver.kind not in SOLVER_TYPES:
@@ -89,7 +90,7 @@ def multistep_rows(levels: Sequence[Level], solver: Solver) -> list[list[Row]]:
     simple_end = solver.euler_at_final or levels[-1].sigma == 0 or (solver.lower_order_final and count < FEW_STEPS)
     steps = []
     for i, (level, target) in enumerate(pairwise(levels)):
-        first_order = solver.order == 1 or i == 0 or (i == count - 1 and simple_end)
+        first_order = solver.order == 1 or i <= begin or (i == count - 1 and simple_end)
         earlier = None if first_order else levels[i - 1]
         steps.append([multistep_row(i, earlier, level, target, solver)])
     return steps

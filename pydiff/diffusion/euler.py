@@ -27,14 +27,14 @@ def euler(
     sigma / alpha). final_sigma: "zero" or "sigma_min"."""
     levels = sigma_levels(schedule, plan, sigmas, sigma_min, sigma_max, final_sigma)
     steps = [[euler_row(i, level, target)] for i, (level, target) in enumerate(pairwise(levels))]
-    return make_table(steps, initial_scale(schedule, levels, plan.spacing))
+    return make_table(steps, initial_scale(schedule, levels, plan.spacing), begin=plan.begin)
 
 
 def euler_ancestral(schedule: Schedule, plan: Plan) -> StepTable:
     """Each step goes down to r'^2 / r without noise, then up to r' with it."""
     levels = sigma_levels(schedule, plan)
     steps = [[ancestral_row(i, level, target)] for i, (level, target) in enumerate(pairwise(levels))]
-    return make_table(steps, initial_scale(schedule, levels, plan.spacing))
+    return make_table(steps, initial_scale(schedule, levels, plan.spacing), begin=plan.begin)
 
 
 def euler_row(number: int, level: Level, target: Level) -> Row:

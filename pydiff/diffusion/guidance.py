@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from pydiff.diffusion.checks import real
 
 Scale = float | Sequence[float] | Callable[[int, int], float]
 
@@ -87,14 +89,16 @@ def limited(scale: Scale, start: float = 0.0, stop: float = 1.0) -> Callable[[in
 
 def per_level(name: str, scale: Scale, levels: int) -> list[float]:
     """A scale as one finite number per level."""
+    given: Sequence[Any]
     if callable(scale):
-        values = [float(scale(level, levels)) for level in range(levels)]
-    elif isinstance(scale, (int, float)):
-        values = [float(scale)] * levels
+        given = [scale(level, levels) for level in range(levels)]
+    elif isinstance(scale, str) or not hasattr(scale, "__iter__"):
+        given = [scale] * levels
     else:
-        values = [float(value) for value in scale]
-        if len(values) != levels:
-            raise ValueError(f"{name} lists {len(values)} numbers, but the run has {levels} noise levels")
+        given = list(scale)
+        if len(given) != levels:
+            raise ValueError(f"{name} lists {len(given)} numbers, but the run has {levels} noise levels")
+    values = [real(f"{name} at level {level}", value) for level, value in enumerate(given)]
     for level, value in enumerate(values):
         if not math.isfinite(value):
             raise ValueError(f"{name} is {value} at level {level}; expected a finite number")

@@ -36,7 +36,7 @@ def heun(
     levels = sigma_levels(schedule, plan, sigmas, sigma_min, sigma_max)
     last = len(levels) - 2
     steps = [heun_rows(i, level, target, i == last) for i, (level, target) in enumerate(pairwise(levels))]
-    return make_table(steps, initial_scale(schedule, levels, plan.spacing))
+    return make_table(steps, initial_scale(schedule, levels, plan.spacing), begin=plan.begin)
 
 
 def edm(
@@ -68,7 +68,7 @@ def edm(
             row, level = churn_row(i, schedule, level, gamma, s_noise)
             rows.append(row)
         steps.append(rows + heun_rows(i, level, target, i == len(levels) - 2))
-    return make_table(steps, initial_scale(schedule, levels, "linspace"))
+    return make_table(steps, initial_scale(schedule, levels, "linspace"), begin=plan.begin)
 
 
 def heun_rows(number: int, level: Level, target: Level, last: bool) -> list[Row]:

@@ -9,11 +9,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pydiff.diffusion.checks import real
 from pydiff.diffusion.spacing import karras
 from pydiff.ops.guided_step import PREDICTION_TYPES
 
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
 LOG_SNRS = ("cosine", "linear")
+SCHEDULE_FIELDS = (
+    *("beta_schedule", "num_train_timesteps", "beta_start", "beta_end", "trained_betas", "rescale_betas_zero_snr"),
+    "prediction_type",
+)
+# Where a scheduler class of diffusers has other defaults than the rest.
+CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
+    "HeunDiscreteScheduler": {"beta_start": 0.00085, "beta_end": 0.012},
+    "UnCLIPScheduler": {"beta_schedule": "squaredcos_cap_v2"},
+}
 SMALLEST_ALPHAS_CUMPROD = 2.0**-24  # stands for 0 where a level is named by sigma / alpha, which must be finite
 
 
@@ -39,11 +49,13 @@ class NoiseSchedule:
     """The levels of a network trained on a discrete diffusion: alphas_cumprod (T,), decreasing, in [0, 1].
 
     Variance preserving (Ho et al. 2020): alpha_t = sqrt(alphas_cumprod[t]), sigma_t = sqrt(1 - alphas_cumprod[t]).
-    Raises ValueError when the array is not such a sequence or prediction_type is unknown.
+    betas (T,), where known: what alphas_cumprod was multiplied from, before its rounding. Raises ValueError when the
+    array is not such a sequence or prediction_type is unknown.
     """
 
     alphas_cumprod: np.ndarray
     prediction_type: str = "epsilon"
+    betas: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         check_prediction_type(self.prediction_type)
@@ -74,29 +86,22 @@ class NoiseSchedule:
         diffusers; all that is computed from them is in float64.
         """
         if trained_betas is None:
-            betas = _betas(beta_schedule, num_train_timesteps, beta_start, beta_end)
+            start, end = real("beta_start", beta_start), real("beta_end", beta_end)
+            betas = _betas(beta_schedule, num_train_timesteps, start, end)
         else:
-            betas = np.asarray(trained_betas, dtype=np.float32)
+            betas = _given_betas(trained_betas)
         if betas.ndim != 1 or betas.size == 0 or not ((betas > 0) & (betas <= 1)).all():
             raise ValueError("betas must be a list of numbers in (0, 1]; check beta_start, beta_end or trained_betas")
         if rescale_betas_zero_snr:
             betas = _zero_terminal_snr(betas)
-        return cls(_cumulative(betas), prediction_type)
+        return cls(_cumulative(betas), prediction_type, betas)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> NoiseSchedule:
         """The schedule that a diffusers scheduler_config.json describes; absent fields have diffusers' defaults."""
-        heun = config.get("_class_name") == "HeunDiscreteScheduler"
         kind = "sample" if config.get("predict_epsilon") is False else "epsilon"
-        return cls.make(
-            config.get("beta_schedule", "linear"),
-            num_train_timesteps=config.get("num_train_timesteps", 1000),
-            beta_start=config.get("beta_start", 0.00085 if heun else 0.0001),
-            beta_end=config.get("beta_end", 0.012 if heun else 0.02),
-            trained_betas=config.get("trained_betas"),
-            rescale_betas_zero_snr=bool(config.get("rescale_betas_zero_snr", False)),
-            prediction_type=config.get("prediction_type", kind),
-        )
+        given = {"prediction_type": kind, **CLASS_DEFAULTS.get(str(config.get("_class_name")), {}), **config}
+        return cls.make(**{name: given[name] for name in SCHEDULE_FIELDS if given.get(name) is not None})
 
     @property
     def num_train_timesteps(self) -> int:
@@ -197,6 +202,13 @@ def check_prediction_type(prediction_type: str) -> None:
     if prediction_type not in PREDICTION_TYPES:
         known = ", ".join(PREDICTION_TYPES)
         raise ValueError(f"prediction_type is {prediction_type!r}; expected one of {known}")
+
+
+def _given_betas(betas: Sequence[float]) -> np.ndarray:
+    try:
+        return np.asarray(betas, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"trained_betas is {betas!r}; expected a list of numbers in (0, 1]") from error
 
 
 def _betas(name: str, count: int, start: float, end: float) -> np.ndarray:

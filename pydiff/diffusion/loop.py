@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from pydiff.diffusion.guidance import Guidance
 from pydiff.diffusion.noise import Noise
-from pydiff.diffusion.rows import Row, StepTable
+from pydiff.diffusion.rows import Earlier, Row, StepTable
 from pydiff.ops.guided_step import Threshold, guided_step
 
 SMALLEST_VARIANCE = 1e-20
@@ -77,6 +78,7 @@ def _run(
     adjust: Callable[[State], Tensor] | None,
 ) -> Generator[State, None, None]:
     denoised: Tensor | None = None
+    past: deque[tuple[Tensor, Tensor]] = deque(maxlen=table.memory)  # x and D of earlier evaluations, newest first
     for index, row in enumerate(table.rows):
         began = time.perf_counter()
         if row.evaluate:
@@ -85,17 +87,19 @@ def _run(
             if table.linear_variance:
                 predictions = _log_variance(predictions, x.shape[1])
             weights = [guidance.weights[row.level][branch] for branch in active]
-            x, denoised = guided_step(
+            stepped = guided_step(
                 x,
                 predictions,
                 weights,
                 row.step,
                 prediction_type=prediction_type,
                 threshold=threshold,
-                previous=denoised,
+                previous=recalled(row.history, past) if row.history else denoised,
                 noise=_draw(noise, row, x),
                 rescale=guidance.rescale,
             )
+            past.appendleft((x, stepped[1]))
+            x, denoised = stepped
         else:
             x = renoise(x, row, _draw(noise, row, x))
         state = State(index, len(table.rows), row.t, x, denoised, time.perf_counter() - began, row.level)
@@ -114,6 +118,18 @@ def renoise(x: Tensor, row: Row, noise: Tensor | None) -> Tensor:
     return result.to(x.dtype)
 
 
+def recalled(history: Sequence[Earlier], past: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """What a row takes of earlier evaluations, (x, D) newest first: sum c_x x + c_denoised D, in float32 at least."""
+    total: Tensor | None = None
+    for back, c_x, c_denoised in history:
+        x, denoised = past[back - 1]
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        term = c_x * x.to(dtype) + c_denoised * denoised.to(dtype)
+        total = term if total is None else total + term
+    assert total is not None
+    return total
+
+
 def _draw(noise: Draw | None, row: Row, x: Tensor) -> Tensor | None:
     return noise(tuple(x.shape[1:]), dtype=x.dtype, device=x.device) if row.draws and noise is not None else None
 
@@ -129,6 +145,12 @@ def _log_variance(predictions: Tensor, channels: int) -> Tensor:
 def _check(table: StepTable, guidance: Guidance, x: Tensor, noise: Draw | None) -> None:
     if not table.rows:
         raise ValueError("the step table has no rows")
+    evaluated = 0
+    for index, row in enumerate(table.rows):
+        back = max((earlier.back for earlier in row.history), default=0)
+        if back > evaluated:
+            raise ValueError(f"row {index} looks back {back} evaluations, but only {evaluated} come before it")
+        evaluated += row.evaluate
     if x.ndim != 4 or not x.is_floating_point():
         raise ValueError(f"x is {x.dtype} {tuple(x.shape)}; expected floats (B, C, H, W)")
     if len(guidance.weights) < table.levels:

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from pydiff.diffusion.checks import count as checked_count
 from pydiff.diffusion.levels import CLEAN, EDMSchedule, Level, NoiseSchedule, Schedule
 from pydiff.diffusion.spacing import Plan, exponential, karras, spaced_timesteps
 from pydiff.ops.guided_step import Step
@@ -16,12 +19,22 @@ SIGMA_SPACINGS = ("schedule", "karras", "exponential")
 FINAL_SIGMAS = ("zero", "sigma_min")
 
 
+class Earlier(NamedTuple):
+    """What a row takes of the evaluation `back` (at least 1) evaluations before its own: c_x x + c_denoised D."""
+
+    back: int
+    c_x: float
+    c_denoised: float
+
+
 class Row(NamedTuple):
     """One step of the loop.
 
-    t: what the network is told. evaluate: False for rows that only scale and add noise. input_scale: the network sees
-    input_scale x. draws: whether noise is drawn, even where its coefficient is 0, so that the random stream stays that
-    of diffusers. level: the number of the noise level, from 0 at the noisiest; guidance and edits are indexed by it.
+    t: what the network is told; with a NoiseSchedule, the training timestep. evaluate: False for rows that only scale
+    and add noise. input_scale: the network sees input_scale x. draws: whether noise is drawn, even where its
+    coefficient is 0, so that the random stream stays that of diffusers. level: the number of the noise level, from 0 at
+    the noisiest; guidance and edits are indexed by it. history: earlier evaluations whose sum stands in the place of
+    D_previous, with c_previous = 1.
     """
 
     t: float
@@ -30,10 +43,12 @@ class Row(NamedTuple):
     input_scale: float = 1.0
     draws: bool = False
     level: int = 0
+    history: tuple[Earlier, ...] = ()
 
 
 class StepTable(NamedTuple):
-    """All rows of a run. x_T = initial_scale * noise.
+    """All rows of a run. x_T = initial_scale * noise for a run from pure noise; one that begins later starts from
+    `noised`.
 
     starts: the row at which each inference step begins. linear_variance: the network's variance channels hold the
     variance itself instead of its logarithm or a position between two logarithms.
@@ -53,10 +68,38 @@ class StepTable(NamedTuple):
     def evaluations(self) -> int:
         return sum(row.evaluate for row in self.rows)
 
+    @property
+    def memory(self) -> int:
+        """How many evaluations the rows look back, D_previous aside."""
+        return max((earlier.back for row in self.rows for earlier in row.history), default=0)
 
-def make_table(steps: Sequence[Sequence[Row]], initial_scale: float, linear_variance: bool = False) -> StepTable:
-    """The table of these inference steps, each a list of rows."""
+    def noised(self, x0: Tensor, noise: Tensor, row: int = 0) -> Tensor:
+        """x0 and noise (B, C, H, W) at the level of a row, by default the first: alpha x0 + sigma noise, in x0's type.
+
+        Where image to image starts (Meng et al. 2022, SDEdit), and what inpainting pastes before a row. Raises
+        ValueError when the shapes differ or there is no such row.
+        """
+        if x0.shape != noise.shape:
+            raise ValueError(f"noise is {tuple(noise.shape)}; expected the shape of x0, {tuple(x0.shape)}")
+        if not 0 <= row < len(self.rows):
+            raise ValueError(f"row is {row!r}; the table has rows 0 to {len(self.rows) - 1}")
+        step, dtype = self.rows[row].step, torch.promote_types(x0.dtype, torch.float32)
+        return (step.alpha * x0.to(dtype) + step.sigma * noise.to(dtype)).to(x0.dtype)
+
+    def until(self, count: int) -> StepTable:
+        """The first `count` rows, unchanged: a run that ends early, its x still noisy, for another network to go on
+        from. Raises ValueError unless count is at least 1; one beyond the last row changes nothing."""
+        checked_count("count of rows", count, 1)
+        return self._replace(rows=self.rows[:count], starts=tuple(start for start in self.starts if start < count))
+
+
+def make_table(
+    steps: Sequence[Sequence[Row]], initial_scale: float, linear_variance: bool = False, *, begin: int = 0
+) -> StepTable:
+    """The table of these inference steps, each a list of rows, from step `begin` on. Raises ValueError when there is
+    no such step."""
     starts, count = [], 0
+    steps = steps[checked_begin(begin, len(steps)) :]
     for rows in steps:
         starts.append(count)
         count += len(rows)
@@ -82,30 +125,10 @@ def rising_row(level: Level, higher: Level, number: int = 0) -> Row:
     return Row(level.t, step, evaluate=False, draws=True, level=number)
 
 
-def from_strength(table: StepTable, strength: float) -> StepTable:
-    """The last `strength` (in (0, 1]) of a table's steps: image to image (Meng et al. 2022, SDEdit).
-
-    The picture is noised to the first remaining row's level, `rows[0].step.alpha` and `.sigma`. A multistep row that
-    would need an estimate from a dropped row becomes first order. Raises ValueError when no step remains.
-    """
-    if not 0 < strength <= 1:
-        raise ValueError(f"strength is {strength!r}; expected a number in (0, 1]")
-    steps = len(table.starts)
-    kept = min(int(steps * strength), steps)
-    if kept == 0:
-        raise ValueError(
-            f"strength {strength} of {steps} steps leaves none; use at least {1 / steps:.3g} or more steps"
-        )
-    first = table.starts[steps - kept]
-    rows = list(table.rows[first:])
-    for i, row in enumerate(rows):
-        if row.evaluate:
-            step = row.step
-            step = step._replace(c_denoised=step.c_denoised + step.c_previous, c_previous=0.0)
-            rows[i] = row._replace(step=step)
-            break
-    starts = tuple(start - first for start in table.starts[steps - kept :])
-    return table._replace(rows=tuple(rows), starts=starts)
+def checked_begin(begin: int, steps: int) -> int:
+    if checked_count("begin", begin, 0) >= steps:
+        raise ValueError(f"begin is {begin}, but the run has {steps} steps to begin at, counted from 0")
+    return begin
 
 
 def timestep_levels(schedule: Schedule, plan: Plan, last: Level = CLEAN) -> list[Level]:
@@ -155,6 +178,13 @@ def spaced_sigmas(sigmas: str, low: float, high: float, count: int) -> np.ndarra
     if not 0 < low <= high:
         raise ValueError(f"sigma_min {low:g} and sigma_max {high:g} do not fit; expected 0 < sigma_min <= sigma_max")
     return karras(low, high, count) if sigmas == "karras" else exponential(low, high, count)
+
+
+def last_level(schedule: Schedule, set_alpha_to_one: bool) -> Level:
+    """Where a run of whole timesteps ends: at a clean picture, or at the level of t = 0."""
+    if isinstance(schedule, NoiseSchedule) and not set_alpha_to_one:
+        return schedule.level(0)
+    return CLEAN
 
 
 def final_level(schedule: NoiseSchedule, final_sigma: str) -> Level:

@@ -7,12 +7,14 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from pydiff.diffusion.checks import count, real
 from pydiff.diffusion.ddim import ddim
 from pydiff.diffusion.ddpm import ddpm
 from pydiff.diffusion.dpm import dpmpp_2m, dpmpp_2m_sde
 from pydiff.diffusion.euler import euler, euler_ancestral
 from pydiff.diffusion.heun import edm, heun
 from pydiff.diffusion.levels import NoiseSchedule, Schedule
+from pydiff.diffusion.pndm import pndm
 from pydiff.diffusion.rows import StepTable
 from pydiff.diffusion.spacing import SPACINGS, Plan, checked_timesteps
 
@@ -33,6 +35,7 @@ class Sampler(NamedTuple):
 SAMPLERS = {
     "ddpm": Sampler(ddpm, "leading"),
     "ddim": Sampler(ddim, "leading"),
+    "pndm": Sampler(pndm, "leading"),
     "euler": Sampler(euler, "linspace"),
     "euler_ancestral": Sampler(euler_ancestral, "linspace"),
     "dpmpp_2m": Sampler(dpmpp_2m, "linspace"),
@@ -50,18 +53,21 @@ def step_table(
     timesteps: str | Sequence[int] | None = None,
     spacing: str | None = None,
     steps_offset: int = 0,
+    begin: int = 0,
     **options: Any,
 ) -> StepTable:
     """All rows of a run.
 
     sampler: a name in SAMPLERS. Either num_inference_steps (>= 1), or timesteps: descending training timesteps, the
     name of a respacing ("smart50") or its counts ("10,10,3,2,2"). spacing: "leading", "linspace" or "trailing", by
-    default what diffusers uses for this sampler; steps_offset shifts leading spacing. options: the sampler's own, as
-    documented on its function (ddpm, ddim, euler, ...). Raises ValueError for anything unknown or that does not fit.
+    default what diffusers uses for this sampler; steps_offset shifts leading spacing. begin: the step to begin at, with
+    nothing remembered of those before it (image to image; see `begin_of_strength`, `begin_below`); rows keep the
+    numbers of the whole run's noise levels. options: the sampler's own, as documented on its function (ddpm, ddim,
+    pndm, euler, ...). Raises ValueError for anything unknown or that does not fit.
     """
     chosen = find_sampler(sampler)
     _check_options(sampler, chosen, options)
-    plan = _plan(chosen, schedule, num_inference_steps, timesteps, spacing, steps_offset)
+    plan = _plan(chosen, schedule, num_inference_steps, timesteps, spacing, steps_offset)._replace(begin=begin)
     table = chosen.table(schedule, plan, **options)
     if schedule.prediction_type == "epsilon" and any(row.evaluate and row.step.alpha == 0 for row in table.rows):
         raise ValueError(
@@ -72,7 +78,7 @@ def step_table(
 
 
 def find_sampler(name: str) -> Sampler:
-    if name not in SAMPLERS:
+    if not isinstance(name, str) or name not in SAMPLERS:
         raise ValueError(f"sampler {name!r} is unknown; expected one of {', '.join(SAMPLERS)}")
     return SAMPLERS[name]
 
@@ -83,8 +89,17 @@ def _check_options(name: str, sampler: Sampler, options: dict[str, Any]) -> None
         if option not in known:
             expected = ", ".join(known) or "none"
             raise ValueError(f"sampler {name!r} has no option {option!r}; its options are: {expected}")
-        if isinstance(value, float) and math.isnan(value):
-            raise ValueError(f"option {option!r} of sampler {name!r} is NaN; expected a number")
+        _check_kind(f"option {option!r} of sampler {name!r}", value, known[option])
+
+
+def _check_kind(name: str, value: Any, default: Any) -> None:
+    """That a value is of its default's kind: a bool, a name, or a number (None only where that is the default)."""
+    if isinstance(default, (bool, str)):
+        if type(value) is not type(default):
+            expected = "True or False" if isinstance(default, bool) else "a name"
+            raise ValueError(f"{name} is {value!r}; expected {expected}")
+    elif (value is not None or default is not None) and math.isnan(real(name, value)):
+        raise ValueError(f"{name} is NaN; expected a number")
 
 
 def _plan(
@@ -98,8 +113,7 @@ def _plan(
     spacing = sampler.spacing if spacing is None else spacing
     if spacing not in SPACINGS:
         raise ValueError(f"spacing {spacing!r} is unknown; expected one of {', '.join(SPACINGS)}")
-    if isinstance(steps_offset, bool) or not isinstance(steps_offset, int) or steps_offset < 0:
-        raise ValueError(f"steps_offset is {steps_offset!r}; expected an integer that is not negative")
+    steps_offset = count("steps_offset", steps_offset, 0)
     if (steps is None) == (timesteps is None):
         raise ValueError("give either num_inference_steps or timesteps, and not both")
     if timesteps is not None:
@@ -107,8 +121,7 @@ def _plan(
             raise ValueError(f"{type(schedule).__name__} is continuous; give num_inference_steps instead of timesteps")
         times = checked_timesteps(timesteps, schedule.num_train_timesteps)
         return Plan(len(times), times, spacing, steps_offset)
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"num_inference_steps is {steps!r}; expected an integer of at least 1")
+    steps = count("num_inference_steps", steps, 1)
     if isinstance(schedule, NoiseSchedule) and steps > schedule.num_train_timesteps:
         raise ValueError(
             f"num_inference_steps is {steps}, but the network was trained on {schedule.num_train_timesteps} timesteps; "

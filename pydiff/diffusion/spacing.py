@@ -24,12 +24,14 @@ RESPACINGS = {
 
 
 class Plan(NamedTuple):
-    """What was asked for: a number of steps with a spacing, or the timesteps themselves (never both)."""
+    """What was asked for: a number of steps with a spacing, or the timesteps themselves (never both). begin: the step
+    that the run begins at."""
 
     num_inference_steps: int
     timesteps: tuple[int, ...] | None
     spacing: str
     steps_offset: int = 0
+    begin: int = 0
 
 
 def spaced_timesteps(

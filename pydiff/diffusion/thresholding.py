@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from pydiff.diffusion.checks import real
 from pydiff.ops.guided_step import THRESHOLDS, Threshold
 
 
@@ -22,17 +23,17 @@ def make_threshold(
         raise ValueError(f"percentile is for dynamic thresholding, but thresholding is {thresholding!r}")
     if max_value is not None and thresholding == "none":
         raise ValueError("max_value is for static or dynamic thresholding, but thresholding is 'none'")
-    share = 0.995 if percentile is None else percentile
+    share = 0.995 if percentile is None else real("percentile", percentile)
     if not 0 <= share <= 1:
         raise ValueError(f"percentile is {share}; expected a share in [0, 1], such as 0.995")
     if thresholding == "none":
         return Threshold()
     if thresholding == "static":
-        limit = 1.0 if max_value is None else max_value
+        limit = 1.0 if max_value is None else real("max_value", max_value)
         if not 0 < limit < math.inf:
             raise ValueError(f"max_value is {limit}; expected a positive number")
         return Threshold("static", max_value=limit)
-    limit = math.inf if max_value is None else max_value
+    limit = math.inf if max_value is None else real("max_value", max_value)
     if not limit >= 1:
         raise ValueError(f"max_value is {limit}; expected at least 1: dynamic thresholding never shrinks below [-1, 1]")
     return Threshold("dynamic", share, limit)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 Rule = tuple[Callable[[Any], bool], str]
@@ -54,8 +55,55 @@ def divides(name: str, divisor: int, of: str, value: int) -> None:
         raise ValueError(f"{name} is {divisor}, which does not divide {value} ({of})")
 
 
+def read_fields(values: Mapping[str, Any], class_name: str, known: Iterable[str]) -> dict[str, Any]:
+    """The fields in the object of a config.json, lists as tuples; those that start with "_" are diffusers' own.
+
+    Raises ValueError for another class of model and for a field that is not known.
+    """
+    made_by = values.get("_class_name", class_name)
+    if made_by != class_name:
+        raise ValueError(f"the config is of a {made_by!r}; expected a {class_name!r}")
+    given = {name: value for name, value in values.items() if not str(name).startswith("_")}
+    unknown = sorted(map(str, given.keys() - set(known)))
+    if unknown:
+        names = ", ".join(unknown)
+        raise ValueError(f"unknown fields in the config of a {class_name}: {names}; remove or correct them")
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+
+
+def write_fields(config: Any, class_name: str) -> dict[str, Any]:
+    """The object of a config.json, which diffusers opens, of a dataclass that holds its fields."""
+    fields = dataclasses.asdict(config)
+    return {"_class_name": class_name} | {
+        name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()
+    }
+
+
+def check_fields(config: Any, rules: Mapping[str, Rule]) -> None:
+    """Raise ValueError, by name, unless every field holds what its rule accepts."""
+    for name, (accepts, expected) in rules.items():
+        value = getattr(config, name)
+        if not accepts(value):
+            raise ValueError(f"{name} is {value!r}; expected {expected}")
+
+
+def check_levels(config: Any, names: Iterable[str]) -> None:
+    """Raise ValueError unless these fields, where they are tuples, have one value for each of block_out_channels."""
+    levels = len(config.block_out_channels)
+    for name in names:
+        value = getattr(config, name)
+        if isinstance(value, tuple) and len(value) != levels:
+            raise ValueError(f"{name} has {len(value)} values, block_out_channels {levels}; give one per level")
+
+
 COUNT = (whole(1, MOST_CHANNELS)[0], "a positive int")
 LAYERS = whole(1, MOST_LAYERS)
 BOOL: Rule = (lambda value: type(value) is bool, "true or false")
 FACTOR: Rule = (lambda value: type(value) in (int, float) and 0 < value < 1e9, "a positive number")
+SHIFT: Rule = (lambda value: type(value) in (int, float) and 0 <= value <= 1, "a number from 0 to 1")
+DROPOUT: Rule = (lambda value: type(value) in (int, float) and 0 <= value < 1, "a number from 0 to below 1")
+SIZE: Rule = (
+    lambda v: v is None or COUNT[0](v) or (isinstance(v, tuple) and len(v) == 2 and all(map(COUNT[0], v))),
+    "a positive int, [height, width], or null",
+)
 KERNEL: Rule = (lambda value: type(value) is int and 1 <= value <= 31 and value % 2 == 1, "an odd int")

@@ -84,7 +84,8 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         dtype = torch.promote_types(x.dtype, torch.float32)
         wide = x.to(dtype)
-        return self.weight * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype)
+        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * normed.to(self.weight.dtype)
 
 
 class SelfAttention(nn.Module):
@@ -197,3 +198,10 @@ class T5Encoder(nn.Module):
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """ids (B, T) integers, mask (B, T) 1 = a token, 0 = padding; returns (B, T, D)."""
         return cast(Tensor, self.encoder(self.shared(ids), mask))
+
+    def cast(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> T5Encoder:
+        """Move and cast, in place. Beside float16, `wo` is float32, as in transformers: what it makes overflows."""
+        for name, parameter in self.named_parameters():
+            keep = dtype == torch.float16 and name.endswith(".wo.weight")
+            parameter.data = parameter.data.to(device=device, dtype=torch.float32 if keep else dtype)
+        return self

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from pydiff.models.unet2d_config import UNet2DConfig
 from pydiff.models.unet_config import ADDED_KEYS, UNetConfig
 from pydiff.nn.cond import Cond, Prepared
 
 
-def check_input(config: UNetConfig, x: Tensor, t: Tensor, cond: Prepared, layers: int) -> None:
+def check_input(config: UNetConfig | UNet2DConfig, x: Tensor, t: Tensor, cond: Prepared, layers: int) -> None:
     """Raise ValueError unless x, t and cond fit each other and the network, in which `layers` layers read text."""
     smallest = 2 ** (config.levels - 1)
     if x.ndim != 4 or x.shape[1] != config.in_channels or not x.is_floating_point() or min(x.shape[2:]) < smallest:
@@ -26,22 +27,21 @@ def check_input(config: UNetConfig, x: Tensor, t: Tensor, cond: Prepared, layers
             raise ValueError(f"cond is for {given.shape[0]} pictures, but x has {batch}; give one row per picture")
 
 
-def check_cond(config: UNetConfig, cond: Cond, reads_text: bool) -> None:
+def check_cond(config: UNetConfig | UNet2DConfig, cond: Cond, reads_text: bool) -> None:
     """Raise ValueError unless the parts of cond are those that the network takes, in its shapes, for one batch."""
     if cond.edit is not None:
         raise ValueError(f"edit is a {type(cond.edit).__name__}; this network cannot edit attention: leave it None")
-    batches = set()
-    if reads_text:
-        batches.add(_check_text(config, cond.text, cond.mask))
-    labels = _check_labels(config, cond.labels)
-    if labels is not None:
-        batches.add(labels)
-    added = dict(cond.added or {})
-    if set(added) != set(ADDED_KEYS[config.addition_embed_type]):
-        expected = ", ".join(ADDED_KEYS[config.addition_embed_type]) or "nothing"
-        raise ValueError(f"added holds {', '.join(map(str, added)) or 'nothing'}; this network takes {expected}")
-    if added:
-        batches.add(_check_sizes(config, added["text_embeds"], added["time_ids"]))
+    labels, added = _check_labels(config, cond.labels), dict(cond.added or {})
+    batches = set() if labels is None else {labels}
+    keys = ADDED_KEYS[config.addition_embed_type] if isinstance(config, UNetConfig) else ()
+    if set(added) != set(keys):
+        came, expected = (", ".join(map(str, names)) or "nothing" for names in (added, keys))
+        raise ValueError(f"added holds {came}; this network takes {expected}")
+    if isinstance(config, UNetConfig):
+        if reads_text:
+            batches.add(_check_text(config, cond.text, cond.mask))
+        if added:
+            batches.add(_check_sizes(config, added["text_embeds"], added["time_ids"]))
     if len(batches) > 1:
         raise ValueError(f"the parts of cond are for {sorted(batches)} pictures; give every part one row per picture")
 
@@ -55,14 +55,12 @@ def _check_text(config: UNetConfig, text: Tensor | None, mask: Tensor | None) ->
     return text.shape[0]
 
 
-def _check_labels(config: UNetConfig, labels: Tensor | None) -> int | None:
-    kind, classes = config.class_embed_type, config.num_class_embeds
-    widths = {None: None, "timestep": None, "identity": config.embed_dim}
-    if kind is None and classes is None:
+def _check_labels(config: UNetConfig | UNet2DConfig, labels: Tensor | None) -> int | None:
+    classes, width = config.num_class_embeds, config.labels_dim
+    if config.class_embed_type is None and classes is None:
         if labels is not None:
             raise ValueError("labels are given, but this network takes none: leave them None")
         return None
-    width = widths.get(kind, config.projection_class_embeddings_input_dim)
     expected = "(B,)" if width is None else f"(B, {width})"
     if labels is None or labels.ndim != (1 if width is None else 2) or (width is not None and labels.shape[1] != width):
         came = "missing" if labels is None else f"of shape {tuple(labels.shape)}"

@@ -9,18 +9,25 @@ from typing import Any, NamedTuple
 from pydiff.models.rules import (
     BOOL,
     COUNT,
+    DROPOUT,
     FACTOR,
     KERNEL,
     LAYERS,
     MOST_LAYERS,
+    SHIFT,
+    SIZE,
     Rule,
+    check_fields,
+    check_levels,
     divides,
     named,
     one_of,
     optional,
     per_level,
+    read_fields,
     tuple_of,
     whole,
+    write_fields,
 )
 from pydiff.nn.activations import ACTIVATIONS
 from pydiff.nn.attention import TEXT_NORM_GROUPS
@@ -119,22 +126,11 @@ class UNetConfig:
 
         Raises ValueError for another class of model, an unknown field, or a value that `UNetConfig` refuses.
         """
-        made_by = values.get("_class_name", CLASS_NAME)
-        if made_by != CLASS_NAME:
-            raise ValueError(f"the config is of a {made_by!r}; expected a {CLASS_NAME!r}")
-        given = {name: value for name, value in values.items() if not str(name).startswith("_")}
-        unknown = sorted(map(str, given.keys() - _RULES.keys()))
-        if unknown:
-            raise ValueError(f"unknown fields in the config of a U-Net: {', '.join(unknown)}; remove or correct them")
-        fields: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in given.items()}
-        return cls(**fields)
+        return cls(**read_fields(values, CLASS_NAME, _RULES))
 
     def to_dict(self) -> dict[str, Any]:
         """The object of a config.json, which diffusers opens."""
-        fields = dataclasses.asdict(self)
-        return {"_class_name": CLASS_NAME} | {
-            name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()
-        }
+        return write_fields(self, CLASS_NAME)
 
     @property
     def levels(self) -> int:
@@ -152,26 +148,21 @@ class UNetConfig:
         return self.time_embedding_dim or 4 * self.block_out_channels[0]
 
     @property
+    def labels_dim(self) -> int | None:
+        """Width of the labels that the network is given; None for one number per picture."""
+        narrow = {None: None, "timestep": None, "identity": self.embed_dim}
+        return narrow.get(self.class_embed_type, self.projection_class_embeddings_input_dim)
+
+    @property
     def text_dim(self) -> int:
         """Width of the encoder states that the network is given."""
         return self.encoder_hid_dim or self.per_level("cross_attention_dim")[0]
 
     def __post_init__(self) -> None:
-        for name, (accepts, expected) in _RULES.items():
-            value = getattr(self, name)
-            if not accepts(value):
-                raise ValueError(f"{name} is {value!r}; expected {expected}")
-        self._check_levels()
+        check_fields(self, _RULES)
+        check_levels(self, ("down_block_types", "up_block_types", *_PER_LEVEL))
         self._check_channels()
         self._check_embeddings()
-
-    def _check_levels(self) -> None:
-        for name in ("down_block_types", "up_block_types", *_PER_LEVEL):
-            value = getattr(self, name)
-            if isinstance(value, tuple) and len(value) != self.levels:
-                raise ValueError(
-                    f"{name} has {len(value)} values, block_out_channels {self.levels}; give one per level"
-                )
 
     def _check_channels(self) -> None:
         channels, heads, widths = (
@@ -222,22 +213,19 @@ _PER_LEVEL: dict[str, Rule] = {
     "transformer_layers_per_block": whole(0, MOST_LAYERS),
 }
 _RULES: dict[str, Rule] = {name: per_level(rule) for name, rule in _PER_LEVEL.items()} | {
-    "sample_size": (
-        lambda v: v is None or COUNT[0](v) or (isinstance(v, tuple) and len(v) == 2 and all(map(COUNT[0], v))),
-        "a positive int, [height, width], or null",
-    ),
+    "sample_size": SIZE,
     "in_channels": COUNT,
     "out_channels": COUNT,
     "center_input_sample": BOOL,
     "flip_sin_to_cos": BOOL,
-    "freq_shift": (lambda v: type(v) in (int, float) and 0 <= v <= 1, "a number from 0 to 1"),
+    "freq_shift": SHIFT,
     "down_block_types": tuple_of(named(DOWN_KINDS)),
     "mid_block_type": optional(named(MID_KINDS)),
     "up_block_types": tuple_of(named(UP_KINDS)),
     "block_out_channels": tuple_of(COUNT),
     "downsample_padding": one_of(0, 1),
     "mid_block_scale_factor": FACTOR,
-    "dropout": (lambda v: type(v) in (int, float) and 0 <= v < 1, "a number from 0 to below 1"),
+    "dropout": DROPOUT,
     "act_fn": named(ACTIVATIONS),
     "norm_num_groups": COUNT,
     "norm_eps": FACTOR,

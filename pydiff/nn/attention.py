@@ -1,7 +1,7 @@
 """Attention of pixels to pixels and to text, in two families.
 
 Separate (Stable Diffusion): a transformer block attends to the pixels, then to the text. Joint (Imagen, DeepFloyd IF):
-the keys of text and pixels stand in one softmax, text first.
+the keys of text and pixels stand in one softmax, text first. Networks that read no text attend to pixels alone.
 """
 
 from __future__ import annotations
@@ -49,6 +49,15 @@ class AttentionSpec(NamedTuple):
     text_norm: str | None = None  # joint: None | "group_norm" | "layer_norm" over the text states
 
 
+class PixelSpec(NamedTuple):
+    """The attention of one level that reads no text."""
+
+    heads: int
+    groups: int | None  # of its norm; None = no norm
+    eps: float
+    out_scale: float = 1.0  # the sum is divided by it
+
+
 class TextLayer(nn.Module):
     """A layer that reads text. `layer` is its place in `Prepared.text`, given by the network that holds it."""
 
@@ -62,18 +71,32 @@ class TextLayer(nn.Module):
 class SelfAttention(nn.Module):
     """Pixels attend to pixels: (B, N, C) -> (B, N, C)."""
 
-    def __init__(self, channels: int, heads: int) -> None:
+    def __init__(self, channels: int, heads: int, bias: bool = False) -> None:
         super().__init__()
         self.heads = heads
-        self.to_q = nn.Linear(channels, channels, bias=False)
-        self.to_k = nn.Linear(channels, channels, bias=False)
-        self.to_v = nn.Linear(channels, channels, bias=False)
+        self.to_q = nn.Linear(channels, channels, bias=bias)
+        self.to_k = nn.Linear(channels, channels, bias=bias)
+        self.to_v = nn.Linear(channels, channels, bias=bias)
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
 
-    def forward(self, x: Tensor, cond: Prepared) -> Tensor:
+    def forward(self, x: Tensor, cond: Prepared | None = None) -> Tensor:
         q, k, v = (split_heads(project(x), self.heads) for project in (self.to_q, self.to_k, self.to_v))
         out: Tensor = self.to_out[0](merge_heads(attend(q, k, v)))
         return out
+
+
+class PixelAttention(SelfAttention):
+    """(x + pixels attending to pixels, normalised) / out_scale: (B, C, H, W) -> (B, C, H, W) (Ho et al. 2020)."""
+
+    def __init__(self, channels: int, spec: PixelSpec) -> None:
+        super().__init__(channels, spec.heads, bias=True)
+        self.out_scale = spec.out_scale
+        self.group_norm = None if spec.groups is None else nn.GroupNorm(spec.groups, channels, eps=spec.eps)
+
+    def forward(self, x: Tensor, cond: Prepared | None = None) -> Tensor:
+        h = x if self.group_norm is None else norm_act(self.group_norm, x, None)
+        out = x + super().forward(h.flatten(2).mT.contiguous()).mT.reshape(x.shape)  # over (B, N, C)
+        return out if self.out_scale == 1 else out / self.out_scale
 
 
 class TextAttention(TextLayer):
@@ -147,12 +170,24 @@ class GEGLU(nn.Module):
         return out
 
 
-class FeedForward(nn.Module):
-    """(B, N, C) -> (B, N, C) through four times the width."""
+class GELU(nn.Module):
+    """The gelu of a linear layer (Hendrycks and Gimpel 2016)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, in_dim: int, out_dim: int) -> None:
         super().__init__()
-        self.net = nn.Sequential(GEGLU(channels, 4 * channels), nn.Identity(), nn.Linear(4 * channels, channels))
+        self.proj = nn.Linear(in_dim, out_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(self.proj(x))
+
+
+class FeedForward(nn.Module):
+    """(B, N, C) -> (B, N, C) through four times the width, gated or not."""
+
+    def __init__(self, channels: int, gated: bool = True) -> None:
+        super().__init__()
+        widen = (GEGLU if gated else GELU)(channels, 4 * channels)
+        self.net = nn.Sequential(widen, nn.Identity(), nn.Linear(4 * channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:
         h: Tensor = self.net(x)
@@ -206,6 +241,8 @@ def _projection(channels: int, linear: bool) -> nn.Linear | nn.Conv2d:
     return nn.Linear(channels, channels) if linear else nn.Conv2d(channels, channels, 1)
 
 
-def make_attention(channels: int, spec: AttentionSpec) -> Transformer2D | JointAttention:
+def make_attention(channels: int, spec: AttentionSpec | PixelSpec) -> Transformer2D | JointAttention | PixelAttention:
     """The attention of a level with this many channels, of the family that spec names."""
+    if isinstance(spec, PixelSpec):
+        return PixelAttention(channels, spec)
     return Transformer2D(channels, spec) if spec.family == "separate" else JointAttention(channels, spec)

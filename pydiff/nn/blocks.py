@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pydiff.nn.attention import AttentionSpec, make_attention
+from pydiff.nn.attention import AttentionSpec, PixelSpec, make_attention
 from pydiff.nn.cond import Prepared
 from pydiff.nn.resnet import Downsample, ResnetBlock, ResnetSpec, Upsample
 
@@ -19,7 +19,7 @@ class BlockSpec(NamedTuple):
     out_channels: int
     layers: int
     resnet: ResnetSpec
-    attention: AttentionSpec | None
+    attention: AttentionSpec | PixelSpec | None
     resample: str | None = None  # how the size changes at the end: None | "conv" | "resnet"
     skip_channels: int = 0  # up: channels that the last layer's skip brings
     padding: int = 1  # down, resample "conv": 1 or 0
@@ -62,20 +62,20 @@ class DownBlock(nn.Module):
 
 
 class MidBlock(nn.Module):
-    """A residual block, then attention and another one where there is attention: (B, C, H, W) -> (B, C, H, W)."""
+    """Residual blocks, with attention between them where there is attention: (B, C, H, W) -> (B, C, H, W)."""
 
     def __init__(self, spec: BlockSpec) -> None:
         super().__init__()
-        layers = 1 if spec.attention is None else 2
         self.resnets = nn.ModuleList(
-            ResnetBlock(spec.in_channels, spec.out_channels, spec.resnet) for _ in range(layers)
+            ResnetBlock(spec.in_channels, spec.out_channels, spec.resnet) for _ in range(spec.layers)
         )
-        self.attentions = _attentions(spec, layers - 1)
+        self.attentions = _attentions(spec, spec.layers - 1)
 
     def forward(self, x: Tensor, emb: Tensor, cond: Prepared) -> Tensor:
         x = self.resnets[0](x, emb)
-        for attention, resnet in zip(self.attentions, self.resnets[1:], strict=True):
-            x = resnet(attention(x, cond), emb)
+        for index, resnet in enumerate(self.resnets[1:]):
+            x = self.attentions[index](x, cond) if self.attentions else x
+            x = resnet(x, emb)
         return x
 
 

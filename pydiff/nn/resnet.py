@@ -13,7 +13,7 @@ from pydiff.nn.activations import ACTIVATIONS, norm_act
 class ResnetSpec(NamedTuple):
     """What all residual blocks of a level share."""
 
-    embed_dim: int
+    embed_dim: int | None  # width of the embedding of t; None where there is none
     groups: int
     eps: float
     act: str = "silu"
@@ -27,7 +27,7 @@ class ResnetBlock(nn.Module):
     """(x + conv(act(norm(conv(act(norm x)), emb)))) / out_scale (Dhariwal and Nichol 2021, appendix A).
 
     x (B, C_in, H, W), emb (B, E) -> (B, C_out, H', W'); resample "down" halves the size by averages of 2x2, "up" grows
-    it to the nearest pixels of `size` (H', W').
+    it to the nearest pixels of `size` (H', W'). Without an embed_dim there is no emb.
     """
 
     def __init__(self, in_channels: int, out_channels: int, spec: ResnetSpec, resample: str | None = None) -> None:
@@ -35,24 +35,29 @@ class ResnetBlock(nn.Module):
         self.spec, self.resample = spec, resample
         self.norm1 = nn.GroupNorm(spec.groups, in_channels, eps=spec.eps)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.time_emb_proj = nn.Linear(spec.embed_dim, out_channels * (2 if spec.scale_shift else 1))
+        self.time_emb_proj: nn.Linear | None = None
+        if spec.embed_dim is not None:
+            self.time_emb_proj = nn.Linear(spec.embed_dim, out_channels * (2 if spec.scale_shift else 1))
         self.norm2 = nn.GroupNorm(spec.groups, out_channels, eps=spec.eps)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
 
-    def forward(self, x: Tensor, emb: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor | None = None, size: tuple[int, int] | None = None) -> Tensor:
         spec = self.spec
         h = norm_act(self.norm1, x, spec.act)
         if self.resample == "down":
             x, h = F.avg_pool2d(x, 2), F.avg_pool2d(h, 2)
         elif self.resample == "up":
             x, h = F.interpolate(x, size=size), F.interpolate(h, size=size)
-        h = self.conv1(h)
-        emb = self.time_emb_proj(emb if spec.skip_embed_act else ACTIVATIONS[spec.act](emb))
-        if spec.scale_shift:
-            h = norm_act(self.norm2, h, spec.act, *emb.chunk(2, dim=1))
-        else:
-            h = norm_act(self.norm2, h + emb[:, :, None, None], spec.act)
+        h, scale, shift = self.conv1(h), None, None
+        if self.time_emb_proj is not None:
+            assert emb is not None
+            told = self.time_emb_proj(emb if spec.skip_embed_act else ACTIVATIONS[spec.act](emb))
+            if spec.scale_shift:
+                scale, shift = told.chunk(2, dim=1)
+            else:
+                h = h + told[:, :, None, None]
+        h = norm_act(self.norm2, h, spec.act, scale, shift)
         h = self.conv2(F.dropout(h, spec.dropout, self.training))
         out: Tensor = (x if self.conv_shortcut is None else self.conv_shortcut(x)) + h
         return out if spec.out_scale == 1 else out / spec.out_scale

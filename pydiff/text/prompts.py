@@ -1,22 +1,29 @@
-"""From prompts to the states of a checkpoint's text encoder."""
+"""From prompts to the states of a T5 encoder, as DeepFloyd IF and the embedded cascade read them."""
 
 from __future__ import annotations
 
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
-from tokenizers import Encoding, Tokenizer
-from torch import Tensor
+from tokenizers import Tokenizer
 
+from pydiff._optional import optional
+from pydiff.models.rules import BOOL, Rule
 from pydiff.models.t5 import T5Config, T5Encoder
-from pydiff.weights import load_network, read_json
+from pydiff.text.caption import clean_caption
+from pydiff.text.encoders import CHUNKS, WEIGHTING, Encoded, Prompts, TextEncoder, TextOptions
+from pydiff.text.tokenizer_files import WHOLE, fitted, read_whole, read_with_transformers
+from pydiff.text.tokens import PromptTokenizer, Rows
+from pydiff.text.weighting import plain, weigh
+from pydiff.weights import load_network, read_header, read_json
+from pydiff.weights.files import inside
 
-TIED = "encoder.embed_tokens.weight"  # the same tensor as shared.weight
+SHARED = "shared.weight"
+TIED = "encoder.embed_tokens.weight"  # the same tensor
 MAX_TOKENS = 77  # what diffusers' IFPipeline pads to
 
 
@@ -24,24 +31,31 @@ class UnknownWord(UserWarning):
     """A prompt holds a word that the model never saw."""
 
 
-@dataclass(frozen=True)
-class PromptEncoder:
-    """A tokenizer and a T5 encoder. words: all that the model ever read, or empty when that is not known."""
+class PromptEncoder(TextEncoder):
+    """A tokenizer and a T5 encoder; padding is masked inside it. words: all that the model ever read, or empty when
+    that is not known. Prompts are stripped and in lower case, as diffusers' IFPipeline has them."""
 
-    tokenizer: Tokenizer
-    encoder: T5Encoder
-    words: frozenset[str] = frozenset()
-    max_tokens: int = MAX_TOKENS
+    def __init__(self, tokenizer: PromptTokenizer, encoder: T5Encoder, words: Sequence[str] = ()) -> None:
+        self.tokenizers, self.encoder, self.words = (tokenizer,), encoder, frozenset(words)
 
-    def check(self, prompts: Sequence[str]) -> None:
+    @property
+    def width(self) -> int:
+        return self.encoder.config.d_model
+
+    @property
+    def rules(self) -> Mapping[str, Rule]:
+        return {**WEIGHTING, **CHUNKS, "clean_caption": BOOL}
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        self.encoder.cast(device, dtype)
+        return self
+
+    def check(self, prompts: Prompts, second: Prompts | None = None, **options: Any) -> None:
         """Refuse prompts that cannot be encoded whole (ValueError), and warn of words the model never saw."""
-        for prompt, encoding in zip(prompts, self._tokens(prompts), strict=True):
-            if len(encoding.ids) > self.max_tokens:
-                raise ValueError(
-                    f"the prompt {_shortened(prompt)!r} makes {len(encoding.ids)} tokens, but the text encoder takes "
-                    f"{self.max_tokens}; shorten it"
-                )
-        unknown = sorted({word for prompt in prompts for word in self.unknown_words(prompt)})
+        super().check(prompts, second, **options)
+        weighted = self._chosen(options).weighting
+        texts = [plain(prompt or "") if weighted else prompt or "" for prompt in prompts]
+        unknown = sorted({word for text in texts for word in self.unknown_words(text)})
         if unknown:
             quoted = ", ".join(repr(word) for word in unknown)
             message = (
@@ -55,44 +69,50 @@ class PromptEncoder:
             return []
         return [word for word in re.findall(r"[^\W_]+", prompt.lower()) if word not in self.words]
 
-    def _tokens(self, prompts: Sequence[str]) -> list[Encoding]:
-        for prompt in prompts:
-            if any("\ud800" <= character <= "\udfff" for character in prompt):
-                raise ValueError(f"the prompt {_shortened(prompt)!r} is not Unicode; remove its lone surrogates")
-        return self.tokenizer.encode_batch([prompt.lower().strip() for prompt in prompts])
+    def _chosen(self, options: Mapping[str, Any]) -> TextOptions:
+        chosen = super()._chosen(options)
+        if chosen.weighting and chosen.clean_caption:
+            raise ValueError("clean_caption drops the brackets that weighting reads; give one of the two")
+        return chosen
 
-    def encode(self, prompts: Sequence[str]) -> Tensor:
-        """States (B, T, D), T = max_tokens: padded as diffusers' IFPipeline pads, padding masked inside the encoder."""
-        encodings = self._tokens(prompts)
-        ids = torch.zeros(len(prompts), self.max_tokens, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, encoding in enumerate(encodings):
-            ids[row, : len(encoding.ids)] = torch.tensor(encoding.ids)
-            mask[row, : len(encoding.ids)] = 1
-        device = self.encoder.shared.weight.device
-        with torch.inference_mode():
-            return self.encoder(ids.to(device), mask.to(device))
+    def _text(self, prompt: str, options: TextOptions) -> str:
+        return clean_caption(prompt) if options.clean_caption else prompt.lower().strip()
+
+    def _run(self, rows: Sequence[Rows], options: TextOptions) -> Encoded:
+        (ids, mask, weights), device = rows[0], self.encoder.shared.weight.device
+        states = self.encoder(ids.to(device), mask.to(device))
+        return Encoded(weigh(states, None if weights is None else weights.to(device)))
 
 
-def load_prompt_encoder(folder: Path, words: Sequence[str] = ()) -> PromptEncoder:
-    """From a pipeline folder's tokenizer/tokenizer.json and text_encoder/. ValueError says what is missing or wrong."""
-    path = folder / "tokenizer" / "tokenizer.json"
-    read_json(path)  # refuses what is missing or no JSON, with its name
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises plain Exception
-        raise ValueError(f"{path} is no tokenizer that the tokenizers library reads: {error}") from error
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return PromptEncoder(tokenizer, _load_encoder(folder / "text_encoder"), frozenset(words))
+def load_prompt_encoder(
+    folder: Path, words: Sequence[str] = (), dtype: torch.dtype = torch.float32, *, variant: str | None = None
+) -> PromptEncoder:
+    """From a pipeline folder's tokenizer/ and text_encoder/. ValueError says what is missing or wrong.
+
+    A tokenizer.json is read without transformers; a sentencepiece model needs it, sentencepiece and protobuf.
+    """
+    tokenizer, pad = _read_tokenizer(folder / "tokenizer")
+    weights = folder / "text_encoder"
+    config = T5Config.from_dict(read_json(inside(weights, "config.json")))
+    reader = fitted(folder / "tokenizer", tokenizer, MAX_TOKENS, pad, config.vocab_size)
+    return PromptEncoder(reader, _load_encoder(weights, dtype, variant), words)
 
 
-def _load_encoder(folder: Path) -> T5Encoder:
+def _read_tokenizer(folder: Path) -> tuple[Tokenizer, int | None]:
+    model = folder / "spiece.model"
+    if (folder / WHOLE).exists() or not model.exists():
+        return read_whole(folder)
+    optional("sentencepiece", "sentencepiece", str(model))
+    optional("google.protobuf", "protobuf", str(model))
+    read = read_with_transformers(folder, "T5Tokenizer", (model.name,))
+    return read.backend_tokenizer, read.pad_token_id
+
+
+def _load_encoder(folder: Path, dtype: torch.dtype, variant: str | None) -> T5Encoder:
     def build(config: Mapping[str, Any]) -> T5Encoder:
         return T5Encoder(T5Config.from_dict(config))
 
-    return load_network(folder, build, rename=lambda name: None if name == TIED else name)
-
-
-def _shortened(prompt: str) -> str:
-    return prompt if len(prompt) <= 60 else prompt[:57] + "..."
+    header = read_header(folder, variant) if folder.is_dir() else {}
+    tied = None if SHARED in header else SHARED
+    encoder = load_network(folder, build, dtype, variant=variant, rename=lambda name: tied if name == TIED else name)
+    return encoder.cast(dtype=dtype)

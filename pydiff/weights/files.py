@@ -26,9 +26,9 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def parse_json(data: bytes, name: str) -> dict[str, Any]:
-    """The JSON object in data: UTF-8, no key twice, no NaN or infinity. Raises ValueError, naming it, for others."""
+    """The JSON object in data: UTF-8, no key twice, no NaN. Raises ValueError, naming it, for others."""
     try:
-        value = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        value = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_constant)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{name} is not readable as JSON: {str(error) or 'nested too deeply'}") from error
     if not isinstance(value, dict):
@@ -44,8 +44,11 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number of JSON")
+def _constant(name: str) -> float:
+    """An infinity, which diffusers writes into scheduler_config.json; nothing that is no number."""
+    if name == "NaN":
+        raise ValueError("NaN is not a number of JSON")
+    return float(name.replace("Infinity", "inf"))
 
 
 def refuse_pickle(path: Path) -> None:

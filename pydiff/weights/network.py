@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 from pydiff.models.unet import UNet, UNetConfig
+from pydiff.models.unet2d import UNet2D, UNet2DConfig
 from pydiff.weights.files import inside, read_json, write_json
 from pydiff.weights.safetensors import TensorInfo, read_header, read_safetensors, write_safetensors
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
+_ATTENTION_KEYS = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # then -> now
+_OLD_ATTENTION = re.compile(rf"((?:.*\.)?attentions\.\d+)\.({'|'.join(_ATTENTION_KEYS)})\.(weight|bias)")
 Network = TypeVar("Network", bound=torch.nn.Module)
 Rename = Callable[[str], str | None]  # a stored tensor's name -> the module's, None for one that is passed over
 
@@ -41,11 +45,21 @@ def load_network(
     with torch.device("meta"):
         network = build(config)
     header = read_header(folder, variant)
-    names = {name: rename(name) for name in header}
-    check_tensors(folder, {to: header[name] for name, to in names.items() if to}, network)
+    stored = _stored_names(folder, header, rename)
+    check_tensors(folder, {name: header[stored[name]] for name in stored}, network)
     state = read_safetensors(folder, variant, dtype)
-    network.load_state_dict({to: state.pop(name) for name, to in names.items() if to}, assign=True)
+    network.load_state_dict({name: state.pop(stored[name]) for name in stored}, assign=True)
     return network.eval()
+
+
+def _stored_names(folder: Path, header: Iterable[str], rename: Rename) -> dict[str, str]:
+    """The module's names of the tensors in files -> the stored ones."""
+    stored: dict[str, str] = {}
+    for old in header:
+        name = rename(old)
+        if name is not None and stored.setdefault(name, old) != old:
+            raise ValueError(f"tensor {name!r} of {folder} is stored twice, as {stored[name]} and as {old}; remove one")
+    return stored
 
 
 def load_unet(
@@ -55,11 +69,33 @@ def load_unet(
     return load_network(folder, lambda config: UNet(UNetConfig.from_dict(config)), dtype, variant=variant)
 
 
-def save_unet(unet: UNet, folder: str | os.PathLike[str]) -> None:
+def load_unet2d(
+    folder: str | os.PathLike[str], dtype: torch.dtype = torch.float32, *, variant: str | None = None
+) -> UNet2D:
+    """Open the folder of a U-Net of pixels, as `load_network` does; old names of attention are read too."""
+    return load_network(
+        folder,
+        lambda config: UNet2D(UNet2DConfig.from_dict(config)),
+        dtype,
+        variant=variant,
+        rename=current_attention_key,
+    )
+
+
+def save_unet(unet: UNet | UNet2D, folder: str | os.PathLike[str]) -> None:
     """Write config.json and diffusion_pytorch_model.safetensors into folder; diffusers opens it too."""
     folder = Path(folder)
     write_safetensors(folder / "diffusion_pytorch_model.safetensors", unet.state_dict())
     write_json(folder / "config.json", unet.config.to_dict())
+
+
+def current_attention_key(name: str) -> str:
+    """The present name of a tensor in pixel attention: `attentions.N.query.weight` -> `attentions.N.to_q.weight`.
+
+    Published U-Nets of pixels and autoencoders keep the names that diffusers used at first. Other names stay.
+    """
+    old = _OLD_ATTENTION.fullmatch(name)
+    return f"{old[1]}.{_ATTENTION_KEYS[old[2]]}.{old[3]}" if old else name
 
 
 def check_tensors(source: Path, header: Mapping[str, TensorInfo], module: torch.nn.Module) -> None:

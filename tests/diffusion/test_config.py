@@ -43,9 +43,9 @@ def test_every_config_that_diffusers_saves_is_read(name, tmp_path):
     settings = sampler_from_scheduler_config(json.loads((tmp_path / "scheduler_config.json").read_text()))
     assert settings.sampler == CLASSES[name]
     assert settings.prediction_type == "epsilon"
-    assert settings.threshold.kind == ("static" if name in ("DDPMScheduler", "DDIMScheduler") else "none")
-    assert bool(settings.note) == (name == "PNDMScheduler")
-    assert len(settings.table(5).starts) == 5
+    clips = name in ("DDPMScheduler", "DDIMScheduler", "UnCLIPScheduler")
+    assert settings.threshold.kind == ("static" if clips else "none")
+    assert settings.table(5).levels == 5
 
 
 def test_deepfloyd():
@@ -59,11 +59,12 @@ def test_deepfloyd():
 
 def test_stable_diffusion():
     settings = sampler_from_scheduler_config(STABLE_DIFFUSION)
-    assert (settings.sampler, settings.spacing, settings.steps_offset) == ("ddim", "leading", 1)
+    assert (settings.sampler, settings.spacing, settings.steps_offset) == ("pndm", "leading", 1)
     assert settings.threshold.kind == "none"
-    assert settings.options == {"set_alpha_to_one": False}
-    assert [row.t for row in settings.table(5).rows] == [801, 601, 401, 201, 1]
-    assert "ddim" in settings.note
+    assert settings.options == {"set_alpha_to_one": False, "skip_prk_steps": True}
+    assert [row.t for row in settings.table(5).rows] == [801, 601, 601, 401, 201, 1]
+    assert [row.t for row in settings.table(5, sampler="ddim", begin=3).rows] == [201, 1]
+    assert not sampler_from_scheduler_config({"_class_name": "PNDMScheduler"}).options["skip_prk_steps"]
 
 
 def test_another_sampler_keeps_what_it_understands():
@@ -80,8 +81,20 @@ def test_another_sampler_keeps_what_it_understands():
 @pytest.mark.parametrize(
     ("match", "fields"),
     [
-        ("'LCMScheduler' is unsupported; expected one of DDPMScheduler", {"_class_name": "LCMScheduler"}),
+        *(
+            (f"{name!r} is unsupported; put the config of a supported one there: DDPMScheduler", {"_class_name": name})
+            for name in ("LCMScheduler", "LMSDiscreteScheduler", "UniPCMultistepScheduler", "KDPM2DiscreteScheduler")
+        ),
         ("None is unsupported", {}),
+        (r"\['DDIMScheduler'\] is unsupported", {"_class_name": ["DDIMScheduler"]}),
+        (r"\{\} is unsupported", {"_class_name": {}}),
+        ("3 is unsupported", {"_class_name": 3}),
+        ("steps_offset is '1'; expected an integer", {"_class_name": "DDIMScheduler", "steps_offset": "1"}),
+        ("beta_start is 'low'; expected a number", {"_class_name": "DDIMScheduler", "beta_start": "low"}),
+        (r"trained_betas is \['low'\]; expected a list", {"_class_name": "DDIMScheduler", "trained_betas": ["low"]}),
+        (r"trained_betas is \{'a': 1\}; expected", {"_class_name": "DDIMScheduler", "trained_betas": {"a": 1}}),
+        ("num_train_timesteps is 1.5", {"_class_name": "DDIMScheduler", "num_train_timesteps": 1.5}),
+        ("max_value is 'one'; expected a number", {"_class_name": "DDIMScheduler", "clip_sample_range": "one"}),
         ("beta_schedule 'laplace' is unknown", {"_class_name": "DDPMScheduler", "beta_schedule": "laplace"}),
         ("'betas_start'", {"_class_name": "DDPMScheduler", "betas_start": 0.1}),
         ("use_beta_sigmas = True", {"_class_name": "EulerDiscreteScheduler", "use_beta_sigmas": True}),

@@ -26,9 +26,13 @@ def spread(alpha, sigma):
 def transport(table):
     """What the rows make of x = 1, when no noise is drawn."""
     x, previous = 1.0, 0.0
+    past = []
     for row in table.rows:
         step = row.step
         denoised = gain(step.alpha, step.sigma) * x
+        if row.history:
+            previous = sum(c_x * past[-back][0] + c * past[-back][1] for back, c_x, c in row.history)
+        past.append((x, denoised))
         x = step.c_x * x + (step.c_denoised + step.c_raw) * denoised + step.c_previous * previous
         previous = denoised
     return x
@@ -58,6 +62,8 @@ FINE = NoiseSchedule.make(num_train_timesteps=64000, beta_start=1e-4 / 64, beta_
         ("edm", EDMSchedule(), 2),
         ("dpmpp_2m", EDMSchedule(), 2),
         ("dpmpp_2m", LogSNRSchedule("linear"), 2),
+        ("pndm", EDMSchedule(prediction_type="epsilon"), 2),
+        ("pndm", LogSNRSchedule("linear", "v_prediction"), 1),
     ],
 )
 def test_order_of_convergence(sampler, schedule, order):

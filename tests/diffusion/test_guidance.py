@@ -112,6 +112,11 @@ def test_bad_input_is_refused():
     for match, call in [
         ("guidance_scale is nan at level 0", lambda: classifier_free(math.nan, 3)),
         ("guidance_scale is inf at level 2", lambda: classifier_free([1.0, 1.0, math.inf], 3)),
+        ("guidance_scale at level 0 is '7.5'; expected a number", lambda: classifier_free("7.5", 3)),
+        ("guidance_scale at level 0 is None", lambda: classifier_free(None, 3)),
+        ("guidance_scale at level 0 is True", lambda: classifier_free(True, 3)),
+        ("guidance_scale at level 1 is 'low'", lambda: classifier_free([1.0, "low", 2.0], 3)),
+        ("guidance_scale at level 0 is None", lambda: classifier_free(lambda level, levels: None, 3)),
         ("lists 2 numbers, but the run has 3", lambda: classifier_free([1.0, 1.0], 3)),
         ("image_guidance_scale is nan", lambda: instruct(1.0, math.nan, 3)),
         ("rescale is 1.5", lambda: classifier_free(2.0, 3, rescale=1.5)),

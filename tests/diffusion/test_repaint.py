@@ -64,7 +64,7 @@ def test_the_loop_runs_it():
 
 
 def test_bad_input_is_refused():
-    for sampler in ("heun", "dpmpp_2m"):
+    for sampler in ("heun", "dpmpp_2m", "pndm"):
         with pytest.raises(ValueError, match="without memory"):
             resampled(step_table(sampler, SCHEDULE, 12))
     with pytest.raises(ValueError, match="jump_length is 0"):

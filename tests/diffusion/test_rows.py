@@ -1,83 +1,19 @@
-"""Step tables: starting late, and rising."""
+"""Rows that rise."""
 
 from __future__ import annotations
 
 import math
 
-import diffusers
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pydiff.diffusion import Noise, NoiseSchedule, from_strength, rising_row, sample, step_table, unguided
+from pydiff.diffusion import NoiseSchedule, rising_row
 from pydiff.diffusion.loop import renoise
 
 LATENT = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 SCHEDULE = NoiseSchedule.make(**LATENT)
-
-
-def network(x, t):
-    return 0.8 * torch.sin(1.3 * x + math.cos(float(t) / 150))
-
-
-@pytest.mark.parametrize(
-    ("sampler", "cls"),
-    [
-        ("ddim", diffusers.DDIMScheduler),
-        ("euler", diffusers.EulerDiscreteScheduler),
-        ("heun", diffusers.HeunDiscreteScheduler),
-        ("dpmpp_2m", diffusers.DPMSolverMultistepScheduler),
-        ("dpmpp_2m_sde", diffusers.DPMSolverMultistepScheduler),
-    ],
-)
-@pytest.mark.parametrize("strength", [0.3, 0.75, 1.0])
-@pytest.mark.parametrize("steps", [10, 20])
-def test_image_to_image_as_in_diffusers(sampler, cls, strength, steps):
-    fields = {"clip_sample": False} if cls is diffusers.DDIMScheduler else {}
-    fields |= {"algorithm_type": "sde-dpmsolver++"} if sampler == "dpmpp_2m_sde" else {}
-    scheduler = cls(**LATENT, **fields)
-    scheduler.set_timesteps(steps)
-    start = (steps - min(int(steps * strength), steps)) * scheduler.order
-    if hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(start)
-    timesteps = scheduler.timesteps[start:]
-    generators = [torch.Generator().manual_seed(i) for i in (3, 4)]
-    picture = torch.linspace(-1, 1, 2 * 3 * 4 * 5).view(2, 3, 4, 5)
-    noise = diffusers.utils.torch_utils.randn_tensor(picture.shape, generators)
-    x = scheduler.add_noise(picture, noise, timesteps[:1].repeat(2))
-    noisy = {"generator": generators} if sampler == "dpmpp_2m_sde" else {}
-    for t in timesteps:
-        x = scheduler.step(network(scheduler.scale_model_input(x, t), t), t, x, **noisy).prev_sample
-
-    table = from_strength(step_table(sampler, SCHEDULE, steps), strength)
-    mine, first = Noise([3, 4]), table.rows[0].step
-    start_x = first.alpha * picture + first.sigma * mine(picture.shape[1:])
-    run = sample(lambda x, t, b: network(x, t)[None], table, unguided(steps), x=start_x, noise=mine)
-    *_, last = run
-    torch.testing.assert_close(last.x, x, atol=1e-4, rtol=1e-4)
-
-
-@given(st.integers(1, 60), st.floats(0.01, 1), st.sampled_from(["ddpm", "heun", "dpmpp_2m", "edm"]))
-def test_strength_keeps_its_share(steps, strength, sampler):
-    options = {"s_churn": 5.0} if sampler == "edm" else {}
-    table = step_table(sampler, SCHEDULE, steps, **options)
-    if int(steps * strength) == 0:
-        with pytest.raises(ValueError, match="leaves none"):
-            from_strength(table, strength)
-        return
-    late = from_strength(table, strength)
-    assert len(late.starts) == int(steps * strength)
-    assert late.levels == table.levels
-    assert late.starts[0] == 0
-    assert late.rows[-1].t == table.rows[-1].t
-    assert late.rows[0].level == steps - len(late.starts)
-
-
-@pytest.mark.parametrize("strength", [0, -0.5, 1.1, math.nan])
-def test_bad_strength_is_refused(strength):
-    with pytest.raises(ValueError, match="strength"):
-        from_strength(step_table("ddim", SCHEDULE, 10), strength)
 
 
 @given(st.integers(0, 990), st.integers(1, 9), st.integers(1, 9))

@@ -20,13 +20,17 @@ def test_rows_lead_from_level_to_level(sampler, schedule):
     options = {"s_churn": 10.0} if sampler == "edm" else {}
     options |= {"spacing": "leading"} if isinstance(schedule, NoiseSchedule) else {}
     table = step_table(sampler, schedule, 10, **options)
-    assert len(table.starts) == table.levels == 10
+    assert len(table.starts) == (11 if sampler == "pndm" else 10)  # which evaluates its second timestep twice
+    assert table.levels == 10
     assert math.isclose(table.initial_scale, table.rows[0].step.sigma, rel_tol=0.02)
-    for row, following in pairwise(table.rows):
-        step = row.step
-        signal = step.c_x * step.alpha + step.c_denoised + step.c_raw + step.c_previous
+    for i, (row, following) in enumerate(pairwise(table.rows)):
+        step, kept = row.step, row.step.c_x * row.step.sigma
+        signal = step.c_x * step.alpha + step.c_denoised + step.c_raw + (0 if row.history else step.c_previous)
+        for back, c_x, c_denoised in row.history:
+            earlier = table.rows[i - back].step
+            signal, kept = signal + c_x * earlier.alpha + c_denoised, kept + c_x * earlier.sigma
         assert math.isclose(signal, following.step.alpha, rel_tol=1e-9, abs_tol=1e-12)
-        variance = (step.c_x * step.sigma) ** 2 + step.c_noise**2
+        variance = kept**2 + step.c_noise**2
         if sampler != "ddpm":  # whose posterior is not that of a known x0 alone
             assert math.isclose(variance, following.step.sigma**2, rel_tol=1e-9)
 
@@ -38,8 +42,10 @@ def bad(match, *arguments, **options):
 
 def test_bad_input_is_refused():
     schedule = NoiseSchedule.make()
-    bad("'plms' is unknown; expected one of ddpm, ddim, euler", "plms", schedule, 10)
-    for steps in (0, -1, 2.5, True):
+    bad("'plms' is unknown; expected one of ddpm, ddim, pndm, euler", "plms", schedule, 10)
+    for name in (["ddim"], None, 3):
+        bad("is unknown; expected one of ddpm, ddim", name, schedule, 10)
+    for steps in (0, -1, 2.5, True, "9"):
         bad("num_inference_steps", "ddim", schedule, steps)
     bad("1001.*1000", "ddim", schedule, 1001)
     bad("give either", "ddim", schedule)
@@ -58,6 +64,14 @@ def test_bad_input_is_refused():
     bad("no option 'eta'", "euler", schedule, 10, eta=0.5)
     bad("NaN", "ddim", schedule, 10, eta=math.nan)
     bad("eta", "ddim", schedule, 10, eta=1.5)
+    bad("eta.*'much'; expected a number", "ddim", schedule, 10, eta="much")
+    bad("sigmas.*None; expected a name", "euler", schedule, 10, sigmas=None)
+    bad("set_alpha_to_one.*'no'; expected True or False", "ddim", schedule, 10, set_alpha_to_one="no")
+    bad("sigma_min.*'low'; expected a number", "edm", schedule, 10, sigma_min="low")
+    for begin in (-1, 1.0, True, "2", None):
+        bad("begin is .*; expected an integer of at least 0", "ddim", schedule, 10, begin=begin)
+    for sampler in ("ddpm", "ddim", "euler", "euler_ancestral", "dpmpp_2m", "dpmpp_2m_sde", "heun", "edm"):
+        bad("begin is 10, but the run has 10 steps", sampler, schedule, 10, begin=10)
     bad("variance_type", "ddpm", schedule, 10, variance_type="fixed")
     bad("solver_order", "dpmpp_2m", schedule, 10, solver_order=3)
     bad("solver_type", "dpmpp_2m", schedule, 10, solver_type="bh2")

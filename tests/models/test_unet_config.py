@@ -39,7 +39,7 @@ _JOINT = {
 }
 REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"_class_name": "UNet1DModel"}, "UNet1DModel"),
-    ({"chanels": 4}, "unknown fields in the config of a U-Net: chanels"),
+    ({"chanels": 4}, "unknown fields in the config of a UNet2DConditionModel: chanels"),
     ({"down_block_types": ["AttnDownBlock2D"] * 4}, "down_block_types is .* expected a list: one of DownBlock2D"),
     ({"mid_block_type": "UNetMidBlock3D"}, "mid_block_type"),
     ({"up_block_types": ["UpBlock2D"] * 3}, "up_block_types has 3 values"),

@@ -1,0 +1,16 @@
+"""Packages that only some checkpoints or options need."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+def optional(module: str, package: str, purpose: str) -> ModuleType:
+    """Import a module of a package that need not be there. Raises ValueError that says what to install."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(
+            f"{purpose} needs the package {package}, which does not import: pip install {package}"
+        ) from error

@@ -1,0 +1,147 @@
+"""What a pipeline folder says of itself: model_index.json, and pydiff.json where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydiff.cascade import StageDefaults
+from pydiff.diffusion.ddpm import VARIANCE_TYPES
+from pydiff.weights import read_json
+from pydiff.weights.files import inside
+
+SETTINGS = "pydiff.json"  # a folder's own defaults and the words its model knows; diffusers passes it over
+
+# Families: which function of `stages` opens a folder.
+PIXELS, UPSCALER, LATENT, LATENT_UPSCALER, XL, UNWORDED, UNCLIP = (
+    *("pixels", "upscaler", "latent", "latent_upscaler", "xl", "unworded", "unclip"),
+)
+
+
+class Family(NamedTuple):
+    """A pipeline class: how it is opened, and what it does when the caller does not say, as in diffusers."""
+
+    name: str
+    defaults: StageDefaults
+    image_guidance_scale: float | None = None
+
+
+FAMILIES = {
+    "IFPipeline": Family(PIXELS, StageDefaults(100, 7.0)),
+    "IFImg2ImgPipeline": Family(PIXELS, StageDefaults(80, 10.0)),
+    "IFInpaintingPipeline": Family(PIXELS, StageDefaults(50, 7.0)),
+    "IFSuperResolutionPipeline": Family(UPSCALER, StageDefaults(50, 4.0, 250)),
+    "IFImg2ImgSuperResolutionPipeline": Family(UPSCALER, StageDefaults(50, 4.0, 250)),
+    "IFInpaintingSuperResolutionPipeline": Family(UPSCALER, StageDefaults(100, 4.0, 0)),
+    "StableDiffusionPipeline": Family(LATENT, StageDefaults(50, 7.5)),
+    "StableDiffusionImg2ImgPipeline": Family(LATENT, StageDefaults(50, 7.5)),
+    "StableDiffusionInpaintPipeline": Family(LATENT, StageDefaults(50, 7.5)),
+    "StableDiffusionInstructPix2PixPipeline": Family(LATENT, StageDefaults(100, 7.5), 1.5),
+    "StableDiffusionUpscalePipeline": Family(LATENT_UPSCALER, StageDefaults(75, 9.0, 20)),
+    "StableDiffusionXLPipeline": Family(XL, StageDefaults(50, 5.0)),
+    "StableDiffusionXLImg2ImgPipeline": Family(XL, StageDefaults(50, 5.0)),
+    "StableDiffusionXLInpaintPipeline": Family(XL, StageDefaults(50, 7.5)),
+    "DDPMPipeline": Family(UNWORDED, StageDefaults(1000, 1.0)),
+    "DDIMPipeline": Family(UNWORDED, StageDefaults(50, 1.0)),
+    "RePaintPipeline": Family(UNWORDED, StageDefaults(250, 1.0)),
+    "UnCLIPPipeline": Family(UNCLIP, StageDefaults(25, 8.0)),
+    "UnCLIPImageVariationPipeline": Family(UNCLIP, StageDefaults(25, 8.0)),
+}
+LIBRARIES = ("diffusers", "transformers", "stable_diffusion", "deepfloyd_if", "unclip")
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_words(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(word, str) for word in value)
+
+
+# Whether a value of SETTINGS fits, and what is expected.
+FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "num_inference_steps": (lambda value: _is_count(value) and value > 0, "an integer of at least 1"),
+    "guidance_scale": (lambda value: type(value) in (int, float), "a number"),
+    "noise_level": (_is_count, "an integer that is not negative"),
+    "variance_type": (lambda value: value in VARIANCE_TYPES, f"one of {', '.join(VARIANCE_TYPES)}"),
+    "size": (_is_count, "a side in pixels"),
+    "words": (_is_words, "a list of words"),
+}
+
+
+class Index(NamedTuple):
+    """A folder, its pipeline class, and its two files."""
+
+    folder: Path
+    pipeline: str
+    values: Mapping[str, Any]
+    settings: Mapping[str, Any]
+
+    @property
+    def family(self) -> Family:
+        return FAMILIES[self.pipeline]
+
+    @property
+    def defaults(self) -> StageDefaults:
+        own = {name: value for name, value in self.settings.items() if name in StageDefaults._fields}
+        return self.family.defaults._replace(**own)
+
+    def has(self, component: str) -> bool:
+        """Whether the index names a class for this component."""
+        return self._entry(component) is not None
+
+    def component(self, name: str, *classes: str) -> Path:
+        """The folder of a component that is of one of these classes. ValueError for a missing or another one."""
+        entry = self._entry(name)
+        if entry is None:
+            raise ValueError(f"{self.folder / 'model_index.json'} names no {name}; a {self.pipeline} needs one")
+        library, made_by = entry
+        if library not in LIBRARIES:
+            raise ValueError(
+                f"{self.folder / 'model_index.json'} takes {name} from {library!r}, code that pydiff does not run; "
+                f"expected a class of {' or '.join(LIBRARIES[:2])}"
+            )
+        if classes and made_by not in classes:
+            raise ValueError(f"{self.folder / name} is a {made_by}; pydiff opens {' or '.join(classes)} there")
+        path = inside(self.folder, name)
+        if not path.is_dir():
+            raise ValueError(f"{path} is missing; {self.folder / 'model_index.json'} says it is a {made_by}")
+        return path
+
+    def _entry(self, component: str) -> tuple[str, str] | None:
+        entry = self.values.get(component)
+        if not isinstance(entry, list) or entry == [None, None]:
+            return None
+        if len(entry) != 2 or not all(isinstance(part, str) for part in entry):
+            raise ValueError(
+                f"{self.folder / 'model_index.json'} has {component} = {entry!r}; expected [library, class]"
+            )
+        return entry[0], entry[1]
+
+
+def read_index(folder: Path) -> Index:
+    """Raises ValueError for a folder that holds no pipeline, or one that pydiff does not run."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder; expected one in the diffusers layout, with model_index.json")
+    if not (folder / "model_index.json").is_file():
+        raise ValueError(f"{folder} has no model_index.json; expected a folder that diffusers' save_pretrained wrote")
+    values = read_json(inside(folder, "model_index.json"))
+    pipeline = values.get("_class_name")
+    if not isinstance(pipeline, str) or pipeline not in FAMILIES:
+        known = ", ".join(FAMILIES)
+        raise ValueError(f"{folder} is a {pipeline!r}, which pydiff does not run; it runs {known}")
+    return Index(folder, pipeline, values, _read_settings(folder))
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    if not (folder / SETTINGS).is_file():
+        return {}
+    settings = read_json(folder / SETTINGS)
+    for name, value in settings.items():
+        if name not in FIELDS:
+            raise ValueError(f"{folder / SETTINGS} has an unknown field {name!r}; expected {', '.join(FIELDS)}")
+        fits, expected = FIELDS[name]
+        if not fits(value):
+            raise ValueError(f"{folder / SETTINGS} has {name} = {value!r}; expected {expected}")
+    return settings

@@ -1,0 +1,154 @@
+"""How a stage of a run begins: what its network is told, and from which x it walks. Each task chooses among these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pydiff.cascade import Branch, StagePlan, Start
+from pydiff.diffusion.noise import Noise
+from pydiff.nn.cond import Cond
+from pydiff.tasks.checks import integer, is_list, number
+from pydiff.tasks.words import Told
+from pydiff.text.encoders import Encoded
+
+Pair = tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class Micro:
+    """Stable Diffusion XL's conditioning on sizes and crops, (height, width) and (top, left) in pixels, and its
+    refiner's on how good a picture is, 1 to 10 (Podell et al. 2023, section 2.2). None is the picture's own size, and
+    for the negative ones what the others say."""
+
+    original_size: Pair = None
+    crops_coords_top_left: tuple[int, int] = (0, 0)
+    target_size: Pair = None
+    aesthetic_score: float = 6.0
+    negative_original_size: Pair = None
+    negative_crops_coords_top_left: Pair = None
+    negative_target_size: Pair = None
+    negative_aesthetic_score: float = 2.5
+
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
+            if "aesthetic" in name:
+                number(name, value)
+            elif value is not None and not (is_list(value) and len(value) == 2):
+                raise ValueError(f"{name} is {value!r}; expected two ints, (height, width) or (top, left)")
+            else:
+                for side in value or ():
+                    integer(name, side, 0)
+
+
+class Now(NamedTuple):
+    """A stage about to begin: its plan, the encoded words, what noise is drawn from, and the picture of the stage
+    before (B, 3, h, w), None for the first. labels: classes (B,) of a network that is told them."""
+
+    plan: StagePlan
+    told: Told | None
+    noise: Noise
+    before: Tensor | None
+    micro: Micro
+    labels: Tensor | None = None
+
+    @property
+    def weight(self) -> Tensor:
+        """One of the network's weights: for its type and its device."""
+        return next(self.plan.stage.unet.parameters())
+
+    def draw(self, shape: tuple[int, ...]) -> Tensor:
+        return self.noise(shape, dtype=self.weight.dtype, device=self.weight.device)
+
+    def as_weights(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.weight)
+
+
+Begin = Callable[[Now], Start]
+
+
+def from_noise(now: Now, latents: Tensor | None = None) -> Start:
+    """Pure noise, or latents given in its place."""
+    return Start(pure_noise(now, latents), now.noise, branches(now))
+
+
+def pure_noise(now: Now, latents: Tensor | None = None) -> Tensor:
+    """x at the first row's level; latents (B, C, h, w) of variance 1 stand in place of the draw."""
+    shape = now.plan.stage.shape(now.plan.size)
+    drawn = now.draw(shape) if latents is None else now.as_weights(latents)
+    return now.plan.table.initial_scale * drawn
+
+
+def from_low_res(now: Now, latents: Tensor | None = None) -> Start:
+    """Pure noise beside the picture of the stage before, enlarged and noised to the plan's level (noise conditioning
+    augmentation). Draws in diffusers' order, which is another one where x is latent."""
+    plan = now.plan
+    if now.before is None:
+        raise ValueError(f"the stage of size {plan.size} needs a low-res picture")
+    if plan.stage.codec is None:
+        x = pure_noise(now, latents)
+        beside = augmented(now)
+    else:
+        beside = augmented(now)
+        x = pure_noise(now, latents)
+    return Start(x, now.noise, branches(leveled(now, len(x)), beside))
+
+
+def leveled(now: Now, count: int) -> Now:
+    """The network is told the noise level of its low-res picture, where that has one."""
+    level = now.plan.noise_level
+    return now if level is None else now._replace(labels=torch.full((count,), level, device=now.weight.device))
+
+
+def augmented(now: Now) -> Tensor:
+    """The low-res picture (B, 3, h, w) at the size of x, at the plan's noise level."""
+    plan, before = now.plan, now.before
+    assert before is not None
+    size = plan.stage.shape(plan.size)[1:]
+    if plan.stage.noising is None or plan.noise_level is None:  # unCLIP
+        return F.interpolate(now.as_weights(before.clamp(-1, 1)), size=size, mode="bicubic", antialias=True)
+    large = now.as_weights(before)
+    if large.shape[2:] != size:
+        large = F.interpolate(large, size=size, mode="bilinear", align_corners=True)
+    level = plan.stage.noising.level(plan.noise_level)
+    return level.alpha * large + level.sigma * now.draw(tuple(large.shape[1:]))
+
+
+def branches(now: Now, beside: Tensor | None = None) -> list[Branch]:
+    """[text, null], or the first alone where nothing is guided."""
+    if now.told is None:
+        return [Branch(Cond(None, labels=now.labels), beside)]
+    sides = [now.told.prompt] if now.told.null is None or not now.plan.guided else list(now.told)
+    ids = time_ids(now)
+    return [Branch(condition(now, words, which), beside) for words, which in zip(sides, ids, strict=False)]
+
+
+def condition(now: Now, words: Encoded | None, ids: tuple[float, ...] | None) -> Cond:
+    """What the network is told of words and sizes."""
+    assert words is not None
+    added: dict[str, Any] | None = None
+    if ids is not None:
+        assert words.pooled is not None
+        rows = torch.tensor([ids] * len(words.states), dtype=now.weight.dtype, device=now.weight.device)
+        added = {"text_embeds": now.as_weights(words.pooled), "time_ids": rows}
+    return Cond(now.as_weights(words.states), words.mask, now.labels, added)
+
+
+def time_ids(now: Now) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """The numbers of Stable Diffusion XL's micro-conditioning, for the prompt and for the negative prompt."""
+    kind, micro, size = now.plan.stage.traits.get("micro"), now.micro, now.plan.size
+    if kind is None:
+        return None, None
+    places = micro.original_size or size, micro.crops_coords_top_left
+    negative = micro.negative_original_size or places[0], micro.negative_crops_coords_top_left or places[1]
+    target = micro.target_size or size
+    ends: tuple[Any, Any] = (target, micro.negative_target_size or target)
+    if kind == "aesthetic":
+        ends = ((micro.aesthetic_score,), (micro.negative_aesthetic_score,))
+    return (*places[0], *places[1], *ends[0]), (*negative[0], *negative[1], *ends[1])

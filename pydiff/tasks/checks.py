@@ -1,0 +1,37 @@
+"""Numbers and lists that callers give."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any, TypeGuard
+
+
+def otherwise(value: Any, default: Any) -> Any:
+    return default if value is None else value
+
+
+def is_list(value: Any) -> TypeGuard[Sequence[Any]]:
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+
+
+def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
+    if not isinstance(value, bool) and isinstance(value, numbers.Integral):
+        whole = int(value)
+        if whole >= low and (high is None or whole <= high):
+            return whole
+    bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
+    raise ValueError(f"{name} is {value!r}; expected an integer {bounds}")
+
+
+def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
+    try:
+        number = float(value) if not isinstance(value, bool) and isinstance(value, numbers.Real) else math.nan
+    except OverflowError:  # an integer beyond all floats
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"{name} is {value!r}; expected a finite number")
+    if not low <= number <= high:
+        raise ValueError(f"{name} is {value}; expected a number from {low:g} to {high:g}")
+    return number

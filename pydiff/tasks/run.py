@@ -1,0 +1,190 @@
+"""A checked call, and its run: encode the words, walk the stages, keep what each made."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from pydiff._version import __version__
+from pydiff.cascade import Cascade, Leg, StagePlan, Start, State, run
+from pydiff.diffusion import loop
+from pydiff.diffusion.noise import Noise
+from pydiff.images import to_output, to_pil, write_png
+from pydiff.tasks.begin import Begin, Micro, Now
+from pydiff.tasks.plan import Options, check_output_type
+from pydiff.tasks.words import Told, Words, encode_all
+from pydiff.text.encoders import TextEncoder
+
+# The settings that `generate` takes again; the others (task, model, version) only say what was.
+REPEATED = ("prompt", "negative_prompt", "seed", "size", "height", "width", *Options.__dataclass_fields__)
+Watch = Callable[[State], object]
+StepEnd = Callable[["Walk", int, float, dict[str, Tensor]], "dict[str, Tensor] | None"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run made.
+
+    images: the last stage's pictures (a list of PIL pictures, or an array or tensor, as output_type says). stages: the
+    same for every stage that ran, small first. heat: captured attention by word. seeds: one per picture, None where the
+    caller gave generators. timings: seconds of the text encoder, of each stage and of all. settings: per picture, what
+    makes it again.
+    """
+
+    images: Any
+    stages: tuple[Any, ...]
+    seeds: list[int | None]
+    timings: dict[str, Any]
+    settings: list[dict[str, Any]]
+    heat: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, path: str | Path, index: int = 0) -> Path:
+        """Write picture `index` as a PNG that carries its settings. ValueError when there can be no such file."""
+        path = Path(path)
+        picture = self.images[index]
+        if not isinstance(picture, Image.Image):
+            raise ValueError("save() writes PIL pictures; generate with output_type='pil'")
+        write_png(path, picture, self.settings[index])
+        return path
+
+
+class Preview:
+    """A state of the run as a caller sees it: where it is, and what the picture will be as far as is known."""
+
+    def __init__(self, state: State, plan: StagePlan) -> None:
+        self.state, self._plan = state, plan
+
+    @property
+    def images(self) -> list[Image.Image]:
+        """The estimate of the finished pictures, one per picture of the batch; latents are decoded for it."""
+        return to_pil(self._plan.stage.decoded(self.state.denoised))
+
+    @property
+    def image(self) -> Image.Image:
+        return self.images[0]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.state, name)
+
+
+class Walk:
+    """What callback_on_step_end holds of a run: set `interrupt` (or diffusers' `_interrupt`) to True to end it."""
+
+    interrupt = False
+    _interrupt = False
+
+    @property
+    def ends(self) -> bool:
+        return self.interrupt or self._interrupt
+
+
+@dataclass(frozen=True)
+class Request:
+    """A checked call: nothing in it can fail for the caller's sake any more. begins: one per plan; size: what the
+    caller said of it; said: what else its settings hold."""
+
+    task: str
+    cascade: Cascade
+    words: Words | None
+    seeds: list[int | None]
+    noise: Noise
+    plans: tuple[StagePlan, ...]
+    begins: tuple[Begin, ...]
+    micro: Micro = field(default_factory=Micro)
+    labels: Tensor | None = None
+    on_step_end: StepEnd | None = None
+    said: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def encoders(self) -> list[TextEncoder]:
+        return [plan.stage.text for plan in self.plans if plan.stage.text is not None]
+
+    @property
+    def guided(self) -> bool:
+        return any(plan.guided for plan in self.plans)
+
+
+def states(wanted: Request, timings: dict[str, Any] | None = None, *, decode: bool = True) -> Iterator[State]:
+    """The run: text first, then every step of every stage."""
+    began = time.perf_counter()
+    told: dict[int, Told] = {}
+    if wanted.words is not None:
+        encoders = wanted.encoders
+        encoded = encode_all(wanted.words, encoders, wanted.guided)
+        told = {id(encoder): words for encoder, words in zip(encoders, encoded, strict=True)}
+    if timings is not None:
+        timings["text"] = time.perf_counter() - began
+    walk = Walk()
+    legs = [_leg(wanted, plan, begin, told, walk) for plan, begin in zip(wanted.plans, wanted.begins, strict=True)]
+    yield from run(legs, decode=decode)
+
+
+def _leg(wanted: Request, plan: StagePlan, begin: Begin, told: Mapping[int, Told], walk: Walk) -> Leg:
+    def started(before: Tensor | None) -> Start:
+        now = Now(plan, told.get(id(plan.stage.text)), wanted.noise, before, wanted.micro, wanted.labels)
+        start = begin(now)
+        return start if wanted.on_step_end is None else _watched(start, wanted.on_step_end, walk)
+
+    return Leg(plan, started)
+
+
+def _watched(start: Start, on_step_end: StepEnd, walk: Walk) -> Start:
+    """The same, with diffusers' callback after each step: it may replace the latents and end the run."""
+
+    def adjust(state: loop.State) -> Tensor:
+        x = state.x if start.adjust is None else start.adjust(state)
+        answer = on_step_end(walk, state.index, state.t, {"latents": x}) or {}
+        return answer.get("latents", x)
+
+    return start._replace(adjust=adjust, ended=lambda: walk.ends)
+
+
+def finish(wanted: Request, output_type: str = "pil", watch: Watch | None = None) -> Result:
+    """Run to the end. watch, when given, is called with every state."""
+    check_output_type(output_type)
+    began = time.perf_counter()
+    timings: dict[str, Any] = {"stages": [0.0] * len(wanted.plans)}
+    finished: list[Tensor] = []
+    for state in states(wanted, timings, decode=output_type != "latent"):
+        timings["stages"][state.stage] += state.seconds
+        if state.picture is not None:
+            finished.append(state.picture)
+        if watch is not None:
+            watch(state)
+    stages = tuple(to_output(x, output_type) for x in finished)
+    timings["total"] = time.perf_counter() - began
+    settings = [settings_of(wanted, index) for index in range(len(wanted.seeds))]
+    return Result(stages[-1], stages, wanted.seeds, timings, settings)
+
+
+def previews(wanted: Request) -> Iterator[Preview]:
+    return (Preview(state, wanted.plans[state.stage]) for state in states(wanted))
+
+
+def settings_of(wanted: Request, index: int) -> dict[str, Any]:
+    """What makes picture `index` again: `pipe.generate(**settings)` but for model, version and task."""
+    plans, words = wanted.plans, wanted.words
+    height, width = plans[-1].size
+    return {
+        "task": wanted.task,
+        "prompt": None if words is None or words.embeddings is not None else words.prompts[index],
+        "negative_prompt": None if words is None else words.negatives[index],
+        "seed": wanted.seeds[index],
+        "size": max(plans[-1].stage.size),
+        "height": height,
+        "width": width,
+        **_per_stage([plan.said for plan in plans]),
+        **wanted.said,
+        "model": wanted.cascade.name,
+        "version": __version__,
+    }
+
+
+def _per_stage(said: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    return {name: [one[name] for one in said] for name in said[0]}

@@ -1,0 +1,181 @@
+"""What all text encoders share: prompts are checked, read in windows, run through the networks and joined."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from pydiff.models.rules import BOOL, Rule
+from pydiff.text.tokens import PromptTokenizer, Rows, Tokens
+from pydiff.text.weighting import shortened
+
+Prompts = Sequence[str | None]  # None: no prompt, which is not always the empty one
+
+
+class Encoded(NamedTuple):
+    """states (B, T, D); pooled (B, P) where the network makes it; mask (B, T) True where a token is, for networks that
+    are told where padding begins."""
+
+    states: Tensor
+    pooled: Tensor | None = None
+    mask: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """How prompts are read. weighting: `(word:1.3)` and the like weigh words. chunks: prompts longer than a window are
+    read in several. clip_skip: layers of CLIP left out at the end. clean_caption: prompts are cleaned as captions."""
+
+    weighting: bool = False
+    chunks: bool = False
+    clip_skip: int | None = None
+    clean_caption: bool = False
+
+
+WEIGHTING: dict[str, Rule] = {"weighting": BOOL}
+CHUNKS: dict[str, Rule] = {"chunks": BOOL}
+
+
+class Read(NamedTuple):
+    """A prompt's tokens for each network; absent: whether there was no prompt at all."""
+
+    tokens: tuple[Tokens, ...]
+    absent: bool
+
+
+class TextEncoder(ABC):
+    """Prompts to states.
+
+    All methods take one prompt per row; `second` is what a second network reads where that is something else, None
+    meaning the same. Options are the names in `rules`, each a field of `TextOptions`. ValueError is raised for an
+    option that the encoder does not have, a value that does not fit, a prompt that is not Unicode, and one that is too
+    long to encode without loss.
+    """
+
+    tokenizers: tuple[PromptTokenizer, ...]  # one per network
+    absent_is_zero: bool = False  # whether no prompt is states of zeros, rather than those of the empty prompt
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """D of the states."""
+
+    @property
+    def pooled_width(self) -> int | None:
+        """P of the pooled states, None where there are none."""
+        return None
+
+    @property
+    @abstractmethod
+    def rules(self) -> Mapping[str, Rule]:
+        """The options, and what each may hold."""
+
+    @abstractmethod
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """Move and cast the networks, in place."""
+
+    @abstractmethod
+    def _run(self, rows: Sequence[Rows], options: TextOptions) -> Encoded:
+        """Encode one Rows per network; each row stands for itself."""
+
+    def _text(self, prompt: str, options: TextOptions) -> str:
+        """A prompt as the tokenizers get it."""
+        return prompt
+
+    def check(self, prompts: Prompts, second: Prompts | None = None, **options: Any) -> None:
+        """Raise ValueError for what `encode` would refuse; nothing is run."""
+        self._read(prompts, second, self._chosen(options))
+
+    def encode(self, prompts: Prompts, second: Prompts | None = None, **options: Any) -> Encoded:
+        """Encode prompts, one per row; equal ones are run once."""
+        chosen = self._chosen(options)
+        read = self._read(prompts, second, chosen)
+        return self._encode(read, self._windows(read), chosen)
+
+    def encode_pair(
+        self,
+        prompts: Prompts,
+        negatives: Prompts,
+        second: Prompts | None = None,
+        negative_second: Prompts | None = None,
+        **options: Any,
+    ) -> tuple[Encoded, Encoded]:
+        """Prompts and negative prompts, with states of one length. As in diffusers, clip_skip is not for the latter."""
+        chosen = self._chosen(options)
+        read, other = self._read(prompts, second, chosen), self._read(negatives, negative_second, chosen)
+        windows = self._windows([*read, *other])
+        plain = dataclasses.replace(chosen, clip_skip=None)
+        return self._encode(read, windows, chosen), self._encode(other, windows, plain)
+
+    def _chosen(self, options: Mapping[str, Any]) -> TextOptions:
+        for name, value in options.items():
+            if name not in self.rules:
+                known = ", ".join(self.rules)
+                raise ValueError(
+                    f"{name} is {value!r}, but this model's text encoder has no such option; it has {known}"
+                )
+            accepts, expected = self.rules[name]
+            if not accepts(value):
+                raise ValueError(f"{name} is {value!r}; expected {expected}")
+        return TextOptions(**options)
+
+    def _read(self, prompts: Prompts, second: Prompts | None, options: TextOptions) -> list[Read]:
+        if second is not None and len(self.tokenizers) == 1:
+            raise ValueError("a second prompt is given, but this model has one text encoder; leave prompt_2 out")
+        others = [None] * len(prompts) if second is None else second
+        pairs = list(zip(prompts, others, strict=True))
+        last = [first if other is None else other for first, other in pairs]
+        columns = [[text or "" for text in texts] for texts in (prompts, last)]
+        networks = zip(self.tokenizers, columns, strict=False)  # one of them reads the first column alone
+        read = zip(*(self._tokens(tokenizer, texts, options) for tokenizer, texts in networks), strict=True)
+        return [Read(tokens, text is None) for tokens, text in zip(read, last, strict=True)]
+
+    def _tokens(self, tokenizer: PromptTokenizer, prompts: Sequence[str], options: TextOptions) -> list[Tokens]:
+        for prompt in prompts:
+            if any("\ud800" <= character <= "\udfff" for character in prompt):
+                raise ValueError(f"the prompt {shortened(prompt)!r} is not Unicode; remove its lone surrogates")
+        read = tokenizer.read([self._text(prompt, options) for prompt in prompts], options.weighting)
+        hint = " or say chunks=True" if "chunks" in self.rules else ""
+        for prompt, tokens in zip(prompts, read, strict=True):
+            if tokenizer.windows(tokens) > 1 and not options.chunks:
+                raise ValueError(
+                    f"the prompt {shortened(prompt)!r} makes {tokenizer.length(tokens)} tokens, but the text encoder "
+                    f"takes {tokenizer.window}; shorten it{hint}"
+                )
+        return read
+
+    def _windows(self, read: Sequence[Read]) -> int:
+        return max(
+            (
+                tokenizer.windows(tokens)
+                for one in read
+                for tokenizer, tokens in zip(self.tokenizers, one.tokens, strict=True)
+            ),
+            default=1,
+        )
+
+    def _encode(self, read: Sequence[Read], windows: int, options: TextOptions) -> Encoded:
+        place = {one: index for index, one in enumerate(dict.fromkeys(read))}
+        columns = zip(*(one.tokens for one in place), strict=True)
+        rows = [tokenizer.rows(column, windows) for tokenizer, column in zip(self.tokenizers, columns, strict=True)]
+        with torch.inference_mode():
+            made = self._run(rows, options)  # (R, T, D), (R, P), (R, T); R = len(place) * windows
+            index = torch.tensor([place[one] for one in read], device=made.states.device)
+            zero = torch.tensor([one.absent and self.absent_is_zero for one in read], device=index.device)
+            states = _joined(made.states, windows)[index].masked_fill(zero[:, None, None], 0)
+            pooled = made.pooled
+            if pooled is not None:  # that of the first window
+                pooled = pooled[::windows][index].masked_fill(zero[:, None], 0)
+            mask = None if made.mask is None else _joined(made.mask, windows)[index]
+        return Encoded(states, pooled, mask)
+
+
+def _joined(rows: Tensor, windows: int) -> Tensor:
+    """(B * windows, T, ...) -> (B, windows * T, ...)"""
+    return rows.unflatten(0, (-1, windows)).flatten(1, 2)

@@ -1,0 +1,49 @@
+"""The text encoder of a pipeline's folder, by what its model_index.json says it has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pydiff.text.clip import STABLE_DIFFUSION, STABLE_DIFFUSION_XL, UNCLIP, load_clip_encoder
+from pydiff.text.encoders import TextEncoder
+from pydiff.text.prompts import load_prompt_encoder
+from pydiff.weights import read_json
+
+_CLIP, _PROJECTED, _T5 = "CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel"
+
+
+def load_text_encoder(
+    folder: Path, words: Sequence[str] = (), dtype: torch.dtype = torch.float32, *, variant: str | None = None
+) -> TextEncoder:
+    """Open the text encoder of a pipeline in the diffusers layout: T5 (DeepFloyd IF), CLIP (Stable Diffusion 1 and
+    2), CLIP with projection (unCLIP), both or the latter alone (Stable Diffusion XL, its refiner). words: all that a T5
+    ever read, where that is known.
+
+    Raises ValueError for encoders in other combinations, and for what opening the files refuses.
+    """
+    index = read_json(folder / "model_index.json")
+    names = sorted(name for name in index if name.startswith("text_encoder") and _class(index, name))
+    kinds = tuple(_class(index, name) for name in names)
+    if kinds == (_T5,) and names == ["text_encoder"]:
+        return load_prompt_encoder(folder, words, dtype, variant=variant)
+    pairs = [(folder / name.replace("text_encoder", "tokenizer"), folder / name) for name in names]
+    zero = bool(index.get("force_zeros_for_empty_prompt"))
+    if names[-1:] == ["text_encoder_2"] and kinds in ((_CLIP, _PROJECTED), (_PROJECTED,)):
+        return load_clip_encoder(pairs, STABLE_DIFFUSION_XL, dtype, variant=variant, absent_is_zero=zero)
+    if names == ["text_encoder"] and kinds in ((_CLIP,), (_PROJECTED,)):
+        reading = STABLE_DIFFUSION if kinds == (_CLIP,) else UNCLIP
+        return load_clip_encoder(pairs, reading, dtype, variant=variant)
+    said = ", ".join(f"{name} a {kind}" for name, kind in zip(names, kinds, strict=True)) or "no text encoder"
+    raise ValueError(
+        f"{folder / 'model_index.json'} has {said}; expected a T5, a CLIP, or those of Stable Diffusion XL"
+    )
+
+
+def _class(index: dict[str, Any], name: str) -> Any:
+    """The class that an entry such as ["transformers", "CLIPTextModel"] names; None where the part is absent."""
+    entry = index[name]
+    return entry[1] if isinstance(entry, list) and len(entry) == 2 else None

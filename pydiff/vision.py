@@ -1,0 +1,132 @@
+"""From pictures to the embeddings of CLIP (Radford et al. 2021), as unCLIP's image variations need them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from pydiff.images import to_pil
+from pydiff.models.clip import vision_fields
+from pydiff.models.rules import COUNT, FACTOR, Rule, one_of
+from pydiff.weights import read_json
+from pydiff.weights.clip import load_clip_vision
+from pydiff.weights.files import inside
+
+
+def _three(rule: Rule) -> Rule:
+    accepts, expected = rule
+    return (
+        lambda value: isinstance(value, list) and len(value) == 3 and all(map(accepts, value)),
+        f"three of {expected}",
+    )
+
+
+def _side(*names: str) -> Rule:
+    """An int, or an object of these names."""
+    return (
+        lambda value: (
+            COUNT[0](value)
+            or (isinstance(value, dict) and set(value) == set(names) and all(map(COUNT[0], value.values())))
+        ),
+        f"an int, or one for {' and '.join(names)}",
+    )
+
+
+RULES: dict[str, Rule] = {
+    **{name: one_of(True) for name in ("do_resize", "do_center_crop", "do_rescale", "do_normalize")},
+    "size": _side("shortest_edge"),
+    "crop_size": _side("height", "width"),
+    "resample": one_of(*(filter_.value for filter_ in Image.Resampling)),
+    "rescale_factor": FACTOR,
+    "image_mean": _three(FACTOR),
+    "image_std": _three(FACTOR),
+}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The fields of a preprocessor_config.json that decide what the network sees; the defaults are CLIP's. size: of the
+    shorter side in pixels, crop: height and width, resample: Pillow's number of a filter."""
+
+    size: int = 224
+    crop: tuple[int, int] = (224, 224)
+    resample: int = 3
+    rescale_factor: float = 1 / 255
+    image_mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
+    image_std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> Preprocessing:
+        """Raises ValueError, by name, for fields that pydiff does not follow."""
+        for name, (accepts, expected) in RULES.items():
+            if name in config and not accepts(config[name]):
+                raise ValueError(f"{name} is {config[name]!r}; expected {expected}")
+        fields = {name: config[name] for name in ("resample", "rescale_factor") if name in config}
+        fields |= {name: tuple(config[name]) for name in ("image_mean", "image_std") if name in config}
+        size, crop = config.get("size", cls.size), config.get("crop_size", cls.crop[0])
+        fields["size"] = size["shortest_edge"] if isinstance(size, dict) else size
+        fields["crop"] = (crop["height"], crop["width"]) if isinstance(crop, dict) else (crop, crop)
+        if max(fields["crop"]) > fields["size"]:
+            raise ValueError(f"crop_size is {crop!r}; expected at most the size, {fields['size']}")
+        return cls(**fields)
+
+    def __call__(self, picture: Image.Image) -> Tensor:
+        """An RGB picture, resized, cropped and normalised: (3, *crop)."""
+        sides = [int(self.size * side / min(picture.size)) for side in picture.size]
+        resized = np.asarray(picture.resize((sides[0], sides[1]), self.resample))
+        top, left = ((side - wanted) // 2 for side, wanted in zip(resized.shape, self.crop, strict=False))
+        cropped = resized[top : top + self.crop[0], left : left + self.crop[1]]
+        values = torch.from_numpy(cropped.astype(np.float64) * self.rescale_factor)
+        normal = (values - torch.tensor(self.image_mean)) / torch.tensor(self.image_std)
+        return normal.permute(2, 0, 1).float()
+
+
+class ImageEncoder:
+    """CLIP's network of pictures and what it sees of one."""
+
+    def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:
+        self.network, self.preprocessing = network, preprocessing
+
+    @property
+    def width(self) -> int:
+        """P of the embeddings."""
+        return int(self.network.visual_projection.out_features)  # type: ignore[union-attr, arg-type]
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """Move and cast the network, in place."""
+        self.network.to(device=device, dtype=dtype)
+        return self
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Embeddings (B, P) of pictures (B, 3, H, W) in [-1, 1], rounded to 8 bits, as CLIP reads them."""
+        weight = next(self.network.parameters())
+        seen = torch.stack([self.preprocessing(picture) for picture in to_pil(pictures)])
+        with torch.inference_mode():
+            return self.network(seen.to(weight)).image_embeds
+
+
+def load_image_encoder(
+    folder: Path, extractor: Path, dtype: torch.dtype = torch.float32, *, variant: str | None = None
+) -> ImageEncoder:
+    """From the folders of the network (image_encoder in a pipeline's) and of its preprocessing (feature_extractor).
+
+    Raises ValueError for what `load_network` refuses, for preprocessing that is not CLIP's, and where transformers is
+    not installed; torchvision is not needed.
+    """
+    path = inside(extractor, "preprocessor_config.json")
+    fields = vision_fields(read_json(inside(folder, "config.json")))
+    config = read_json(path)
+    try:
+        preprocessing = Preprocessing.from_dict(config)
+    except ValueError as error:
+        raise ValueError(f"{path} is not what pydiff follows: {error}") from error
+    if preprocessing.crop != (fields["image_size"],) * 2:
+        raise ValueError(f"{path} crops to {preprocessing.crop}; the image encoder sees {fields['image_size']} pixels")
+    return ImageEncoder(load_clip_vision(folder, dtype, variant=variant), preprocessing)
