@@ -13,13 +13,13 @@ from pydiff._version import __version__
 
 if TYPE_CHECKING:
     from pydiff.pipeline import Pipeline, load
-    from pydiff.tasks.generate import Preview, Result
+    from pydiff.tasks.run import Preview, Result
     from pydiff.text.prompts import UnknownWord
 
 _HOMES = {
     "Pipeline": "pydiff.pipeline",
-    "Preview": "pydiff.tasks.generate",
-    "Result": "pydiff.tasks.generate",
+    "Preview": "pydiff.tasks.run",
+    "Result": "pydiff.tasks.run",
     "UnknownWord": "pydiff.text.prompts",
     "load": "pydiff.pipeline",
 }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
+TRANSFORMERS = "transformers>=5.6,<6"  # where all tokenizers are the tokenizers library's
+
 
 def optional(module: str, package: str, purpose: str) -> ModuleType:
     """Import a module of a package that need not be there. Raises ValueError that says what to install."""
@@ -12,5 +14,5 @@ def optional(module: str, package: str, purpose: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise ValueError(
-            f"{purpose} needs the package {package}, which does not import: pip install {package}"
+            f"{purpose} needs the package {package}, which does not import: pip install {package!r}"
         ) from error

@@ -14,7 +14,7 @@ from pydiff._version import __version__
 
 if TYPE_CHECKING:
     from pydiff.cascade import State
-    from pydiff.tasks.generate import Result
+    from pydiff.tasks.run import Result
 
 FAILED = 1
 BAD_INPUT = 2
@@ -148,7 +148,7 @@ def _repeated(arguments: argparse.Namespace) -> dict[str, Any]:
     """generate()'s arguments from a picture's settings."""
     from pydiff.images import read_settings
     from pydiff.pipeline import EMBEDDED_NAME
-    from pydiff.tasks.generate import REPEATED
+    from pydiff.tasks.run import REPEATED
 
     settings = read_settings(arguments.source)
     if settings.get("task") != "generate" or not isinstance(settings.get("prompt"), str):

@@ -35,22 +35,24 @@ def load(
     device: str | torch.device = "cpu",
     variant: str | None = None,
     tokenizer: Model | None = None,
+    prediction_type: str | None = None,
 ) -> Pipeline:
     """Open a pipeline: the embedded cascade, a folder in the diffusers layout, one folder per stage (small first), a
     single safetensors file of Stable Diffusion, or the id of a repository on the Hugging Face hub.
 
-    dtype: float32, bfloat16 or float16 of the networks. variant: "fp16" and the like, of the files to read. tokenizer:
-    for a single file, which holds none: a folder with CLIP's. Nothing but a hub id is fetched, and no code of a
-    checkpoint is run. Raises ValueError, by name, for what is missing, corrupt, unsafe or of a kind that pydiff does
-    not run.
+    dtype: float32, bfloat16 or float16 of the networks. variant: "fp16" and the like, of the files to read. For a
+    single file, which holds neither: tokenizer, a folder with CLIP's (or of a pipeline with it), and prediction_type,
+    "epsilon" for Stable Diffusion 2 base. Nothing but a hub id is fetched, and no code of a checkpoint is run. Raises
+    ValueError, by name, for what is missing, corrupt, unsafe or of a kind that pydiff does not run.
     """
-    how = {"dtype": dtype, "device": torch.device(device), "variant": variant}
+    how: dict[str, Any] = {"dtype": dtype, "device": device, "variant": variant}
     if model is None:
         home = Path(__file__).parent / "embedded" / "weights"
         return Pipeline(open_cascade([home / name for name in EMBEDDED], name=EMBEDDED_NAME, **how))
     paths = [model] if isinstance(model, (str, os.PathLike)) else model
     if not isinstance(paths, Sequence) or not paths or not all(isinstance(path, (str, os.PathLike)) for path in paths):
         raise ValueError(f"model is {model!r}; expected a folder, or a list of one folder per stage")
+    how |= {"tokenizer": tokenizer, "prediction_type": prediction_type}
     return Pipeline(open_cascade(list(paths), name=" ".join(map(str, paths)), **how))
 
 

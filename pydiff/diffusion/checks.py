@@ -17,7 +17,7 @@ def real(name: str, value: Any) -> float:
         return math.inf
 
 
-def count(name: str, value: Any, low: int) -> int:
+def whole(name: str, value: Any, low: int) -> int:
     """An integer of at least `low`. Raises ValueError for anything else."""
     if not isinstance(value, bool) and isinstance(value, numbers.Integral) and int(value) >= low:
         return int(value)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydiff.diffusion.checks import count
+from pydiff.diffusion.checks import whole
 from pydiff.diffusion.levels import NoiseSchedule
 from pydiff.diffusion.rows import StepTable
 from pydiff.diffusion.samplers import find_sampler, step_table
@@ -116,7 +116,7 @@ def sampler_from_scheduler_config(config: Mapping[str, Any]) -> SamplerConfig:
         NoiseSchedule.from_config(config),
         _threshold(name, config),
         find_sampler(sampler).spacing if given is None else given,
-        count("steps_offset", config.get("steps_offset", 0), 0),
+        whole("steps_offset", config.get("steps_offset", 0), 0),
         _options(name, sampler, config),
         fewest_steps=2 if unclip else 1,
     )

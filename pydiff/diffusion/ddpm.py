@@ -38,7 +38,7 @@ def own_beta(schedule: Schedule, level: Level, target: Level) -> float | None:
     """The schedule's beta of a step down by one timestep; the clean picture lies one below t = 0."""
     if not isinstance(schedule, NoiseSchedule) or schedule.betas is None:
         raise ValueError("own_betas needs a schedule that was made of betas; leave it out")
-    below = -1 if target is CLEAN else target.t
+    below = -1 if target == CLEAN else target.t
     return float(schedule.betas[int(level.t)]) if below == level.t - 1 else None
 
 

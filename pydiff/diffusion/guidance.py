@@ -6,7 +6,7 @@ The guided prediction is sum_b w_b * prediction_b. A branch whose weight is 0 at
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from pydiff.diffusion.checks import real
@@ -88,14 +88,14 @@ def limited(scale: Scale, start: float = 0.0, stop: float = 1.0) -> Callable[[in
 
 
 def per_level(name: str, scale: Scale, levels: int) -> list[float]:
-    """A scale as one finite number per level."""
-    given: Sequence[Any]
-    if callable(scale):
-        given = [scale(level, levels) for level in range(levels)]
-    elif isinstance(scale, str) or not hasattr(scale, "__iter__"):
-        given = [scale] * levels
+    """A scale as one finite number per level. Raises ValueError for anything else."""
+    given: Any = scale
+    if callable(given):
+        given = [given(level, levels) for level in range(levels)]
+    elif isinstance(given, str) or not isinstance(given, Iterable):
+        given = [given] * levels
     else:
-        given = list(scale)
+        given = list(given)
         if len(given) != levels:
             raise ValueError(f"{name} lists {len(given)} numbers, but the run has {levels} noise levels")
     values = [real(f"{name} at level {level}", value) for level, value in enumerate(given)]

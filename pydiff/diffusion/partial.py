@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pydiff.diffusion.checks import count, real
+from pydiff.diffusion.checks import real, whole
 from pydiff.diffusion.rows import StepTable
 
 
 def begin_of_strength(num_inference_steps: int, strength: float) -> int:
     """The step to begin at so that the last `strength` (in (0, 1]) of the steps remain: image to image (Meng et al.
     2022, SDEdit). Raises ValueError when none does."""
-    steps = count("num_inference_steps", num_inference_steps, 1)
+    steps = whole("num_inference_steps", num_inference_steps, 1)
     share = real("strength", strength)
     if not 0 < share <= 1:
         raise ValueError(f"strength is {strength!r}; expected a number in (0, 1]")

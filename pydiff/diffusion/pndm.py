@@ -1,7 +1,7 @@
 """Pseudo numerical methods: linear multistep (PLMS), after Runge-Kutta steps or without (Liu et al. 2022).
 
 What the network predicts (epsilon, v or x0) is combined over several evaluations, and the state is then transferred as
-one DDIM step with that prediction would (equations 9 and 11): x' = a x + b sum_k w_k prediction_k. As prediction_k is
+one DDIM step with that prediction would (equation 9): x' = a x + b sum_k w_k prediction_k. As prediction_k is
 linear in x_k and D_k, a row holds the weights of its own x and D, and those of earlier evaluations.
 """
 
@@ -42,7 +42,7 @@ class Move(NamedTuple):
     level: Level
     source: Level
     target: Level
-    weights: Sequence[tuple[int, float]] = ((0, 1.0),)
+    weights: Sequence[tuple[int, float]]
     base: int = 0
 
 
@@ -52,8 +52,9 @@ def pndm(schedule: Schedule, plan: Plan, *, skip_prk_steps: bool = True, set_alp
     that there are N + 9 in all, and N must be at least 4. set_alpha_to_one: the last step ends at a clean picture
     rather than at the level of t = 0.
 
-    Every evaluation is a start: a run may begin at any of them, as in diffusers, whose order of steps then counts from
-    there: the second evaluation of such a run repeats its first step too.
+    Every evaluation is a start. A run that begins late takes the same kinds of steps, counted from there, as in
+    diffusers: its second evaluation repeats its first step too. Of a network that predicts v the vs are combined, as in
+    diffusers, though they belong to different levels: such a run is of first order only.
     """
     levels = timestep_levels(schedule, plan, last_level(schedule, set_alpha_to_one))
     moves = plms_moves(schedule, plan, levels) if skip_prk_steps else prk_moves(schedule, plan, levels)
@@ -77,35 +78,39 @@ def plms_moves(schedule: Schedule, plan: Plan, levels: Sequence[Level]) -> list[
 
 
 def prk_moves(schedule: Schedule, plan: Plan, levels: Sequence[Level]) -> list[Move]:
-    """Three Runge-Kutta steps, then PLMS; times between two timesteps are half a stride above the lower one."""
+    """Three Runge-Kutta steps, then PLMS; of a run that begins late, by where its evaluations are counted from."""
     if not isinstance(schedule, NoiseSchedule) or plan.timesteps is not None or len(levels) <= WARM_UP + 1:
         raise ValueError(
             "skip_prk_steps=False needs evenly spaced training timesteps, at least 4 of them: give "
             "num_inference_steps of 4 or more, or skip_prk_steps=True"
         )
-    times = [int(level.t) for level in levels[:-1]]
     stride = schedule.num_train_timesteps // plan.num_inference_steps
-    told, numbers = [], []
-    for n, (t, after) in enumerate(pairwise(times[: WARM_UP + 1])):
-        told += [t, after + stride // 2, after + stride // 2, after]
-        numbers += [n, n, n, n + 1]
-    told, numbers = [*told, *times[WARM_UP:]], [*numbers, *range(WARM_UP, len(times))]
+    visits = prk_visits([int(level.t) for level in levels[:-1]], stride // 2)
 
     def at(t: int) -> Level:
         return schedule.level(t) if t >= 0 else levels[-1]
 
     moves = []
-    first = checked_begin(plan.begin, len(told))
-    for i, (n, t) in enumerate(zip(numbers[first:], told[first:], strict=True)):
-        start, stage = i - i % 4, i % 4
+    for i, (n, t) in enumerate(visits[checked_begin(plan.begin, len(visits)) :]):
+        stage = i % 4
         if i < 4 * WARM_UP:
-            target = at(t if stage % 2 else t - stride // 2)
-            weights = [*enumerate(RUNGE_KUTTA)] if stage == 3 else ((0, 1.0),)
-            moves.append(Move(n, at(t), at(told[start]), target, weights, base=stage))
+            _, first = visits[i - stage]
+            target = t if stage % 2 else t - stride // 2
+            weights = [*enumerate(RUNGE_KUTTA)] if stage == 3 else [(0, 1.0)]
+            moves.append(Move(n, at(t), at(first), at(target), weights, base=stage))
         else:
             kept = [*range(0, 4 * WARM_UP, 4), *range(4 * WARM_UP, i + 1)]
             moves.append(Move(n, at(t), at(t), at(t - stride), multistep(i, kept)))
     return moves
+
+
+def prk_visits(times: Sequence[int], half: int) -> list[tuple[int, int]]:
+    """(noise level, timestep) of every evaluation: four in each step of the warm-up, at t, twice between t and the next
+    timestep, and there; then one at each."""
+    visits = []
+    for n, (t, after) in enumerate(pairwise(times[: WARM_UP + 1])):
+        visits += [(n, t), (n, after + half), (n, after + half), (n + 1, after)]
+    return visits + [*enumerate(times)][WARM_UP:]
 
 
 def sources(schedule: Schedule, plan: Plan, levels: Sequence[Level]) -> Sequence[Level]:
@@ -146,7 +151,7 @@ def prediction(level: Level, prediction_type: str) -> tuple[float, float]:
 
 
 def transfer(source: Level, target: Level, prediction_type: str) -> tuple[float, float]:
-    """The weights of x and of a prediction in a DDIM step between two levels (equation 11)."""
+    """The weights of x and of a prediction in a DDIM step between two levels (equation 9)."""
     alpha, sigma = source.alpha, source.sigma
     if prediction_type == "epsilon":
         return target.alpha / alpha, target.sigma - sigma * target.alpha / alpha

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pydiff.diffusion.checks import count as checked_count
+from pydiff.diffusion.checks import whole
 from pydiff.diffusion.levels import CLEAN, EDMSchedule, Level, NoiseSchedule, Schedule
 from pydiff.diffusion.spacing import Plan, exponential, karras, spaced_timesteps
 from pydiff.ops.guided_step import Step
@@ -89,7 +89,7 @@ class StepTable(NamedTuple):
     def until(self, count: int) -> StepTable:
         """The first `count` rows, unchanged: a run that ends early, its x still noisy, for another network to go on
         from. Raises ValueError unless count is at least 1; one beyond the last row changes nothing."""
-        checked_count("count of rows", count, 1)
+        whole("count of rows", count, 1)
         return self._replace(rows=self.rows[:count], starts=tuple(start for start in self.starts if start < count))
 
 
@@ -126,7 +126,7 @@ def rising_row(level: Level, higher: Level, number: int = 0) -> Row:
 
 
 def checked_begin(begin: int, steps: int) -> int:
-    if checked_count("begin", begin, 0) >= steps:
+    if whole("begin", begin, 0) >= steps:
         raise ValueError(f"begin is {begin}, but the run has {steps} steps to begin at, counted from 0")
     return begin
 

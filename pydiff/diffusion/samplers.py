@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from pydiff.diffusion.checks import count, real
+from pydiff.diffusion.checks import real, whole
 from pydiff.diffusion.ddim import ddim
 from pydiff.diffusion.ddpm import ddpm
 from pydiff.diffusion.dpm import dpmpp_2m, dpmpp_2m_sde
@@ -113,7 +113,7 @@ def _plan(
     spacing = sampler.spacing if spacing is None else spacing
     if spacing not in SPACINGS:
         raise ValueError(f"spacing {spacing!r} is unknown; expected one of {', '.join(SPACINGS)}")
-    steps_offset = count("steps_offset", steps_offset, 0)
+    steps_offset = whole("steps_offset", steps_offset, 0)
     if (steps is None) == (timesteps is None):
         raise ValueError("give either num_inference_steps or timesteps, and not both")
     if timesteps is not None:
@@ -121,7 +121,7 @@ def _plan(
             raise ValueError(f"{type(schedule).__name__} is continuous; give num_inference_steps instead of timesteps")
         times = checked_timesteps(timesteps, schedule.num_train_timesteps)
         return Plan(len(times), times, spacing, steps_offset)
-    steps = count("num_inference_steps", steps, 1)
+    steps = whole("num_inference_steps", steps, 1)
     if isinstance(schedule, NoiseSchedule) and steps > schedule.num_train_timesteps:
         raise ValueError(
             f"num_inference_steps is {steps}, but the network was trained on {schedule.num_train_timesteps} timesteps; "

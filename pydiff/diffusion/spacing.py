@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import numbers
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -105,10 +106,10 @@ def checked_timesteps(timesteps: str | Sequence[int], num_train_timesteps: int) 
     """Custom timesteps as a tuple of ints; ValueError unless they descend strictly within [0, T)."""
     if isinstance(timesteps, str):
         return respaced(timesteps, num_train_timesteps)
-    times = list(timesteps)
-    if not times or any(isinstance(t, bool) or int(t) != t for t in times):
-        raise ValueError(f"timesteps {times} are not a list of integers")
-    times = [int(t) for t in times]
+    given: list[Any] = list(timesteps) if isinstance(timesteps, Iterable) else []
+    if not given or any(isinstance(t, bool) or not isinstance(t, numbers.Real) or t % 1 for t in given):
+        raise ValueError(f"timesteps {timesteps!r} are not a list of integers")
+    times = [int(t) for t in given]
     if any(later >= earlier for earlier, later in pairwise(times)):
         raise ValueError(f"timesteps {times} do not descend; list them from the noisiest to the cleanest, each once")
     if times[0] >= num_train_timesteps or times[-1] < 0:

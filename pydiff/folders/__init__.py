@@ -10,10 +10,12 @@ from pathlib import Path
 import torch
 
 from pydiff.cascade import PLAIN, UPSCALE, Cascade, Stage
-from pydiff.folders.index import Index, read_index
-from pydiff.folders.parts import How
+from pydiff.folders.index import How, Index, read_index
+from pydiff.folders.single import read_single
 from pydiff.folders.stages import open_stages
 from pydiff.text.encoders import TextEncoder
+from pydiff.weights import is_single_file
+from pydiff.weights.hub import hub_folder, is_hub_id
 
 __all__ = ["open_cascade"]
 
@@ -21,16 +23,19 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def open_cascade(
-    folders: Sequence[str | os.PathLike[str]],
+    models: Sequence[str | os.PathLike[str]],
     name: str,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     variant: str | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
+    prediction_type: str | None = None,
 ) -> Cascade:
-    """A cascade of one folder per stage, small first. ValueError names what does not fit, before weights are read
-    wherever that can be told."""
+    """A cascade of one folder, file or hub id per stage, small first. ValueError names what does not fit, before
+    weights are read wherever that can be told."""
     how = _how(dtype, device, variant)
-    indexes = [read_index(Path(folder)) for folder in folders]
+    words = None if tokenizer is None else Path(tokenizer)
+    indexes = [_read(model, variant, words, prediction_type) for model in models]
     stages: list[Stage] = []
     text: TextEncoder | None = None
     for index in indexes:
@@ -40,6 +45,17 @@ def open_cascade(
     size = indexes[0].settings.get("size")  # one that the folders given do not reach is passed over
     sides = [max(stage.size) for stage in stages]
     return Cascade(name, tuple(stages), size if size in sides else sides[-1])
+
+
+def _read(
+    model: str | os.PathLike[str], variant: str | None, tokenizer: Path | None, prediction_type: str | None
+) -> Index:
+    if is_single_file(model):
+        return read_single(Path(model), prediction_type, tokenizer)
+    for name, value in (("tokenizer", tokenizer), ("prediction_type", prediction_type)):
+        if value is not None:
+            raise ValueError(f"{name} is for single files, but {model} is none; its folder says that itself")
+    return read_index(hub_folder(model, variant) if is_hub_id(model) else Path(model))
 
 
 def _how(dtype: torch.dtype, device: str | torch.device, variant: str | None) -> How:

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+
+import torch
 
 from pydiff.cascade import StageDefaults
+from pydiff.diffusion.config import SamplerConfig, sampler_from_scheduler_config
 from pydiff.diffusion.ddpm import VARIANCE_TYPES
-from pydiff.weights import read_json
+from pydiff.models.autoencoder import Autoencoder
+from pydiff.models.autoencoder_config import AutoencoderConfig
+from pydiff.models.unet import UNet
+from pydiff.text.encoders import TextEncoder
+from pydiff.text.loading import load_text_encoder
+from pydiff.weights import load_autoencoder, load_unet, read_json
 from pydiff.weights.files import inside
+
+Network = TypeVar("Network", bound=torch.nn.Module)
 
 SETTINGS = "pydiff.json"  # a folder's own defaults and the words its model knows; diffusers passes it over
 
@@ -70,13 +81,28 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-class Index(NamedTuple):
-    """A folder, its pipeline class, and its two files."""
+class How(NamedTuple):
+    """In which type, where, and from which files networks are opened."""
+
+    dtype: torch.dtype = torch.float32
+    device: torch.device = torch.device("cpu")
+    variant: str | None = None
+
+    def place(self, network: Network) -> Network:
+        """On the device; on the CPU in the layout that convolutions are fastest in."""
+        if self.device.type == "cpu":
+            return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+        return network.to(self.device)
+
+
+@dataclass(frozen=True)
+class Index:
+    """A folder, its pipeline class, and its two files; how what it holds is opened."""
 
     folder: Path
     pipeline: str
     values: Mapping[str, Any]
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def family(self) -> Family:
@@ -109,6 +135,28 @@ class Index(NamedTuple):
             raise ValueError(f"{path} is missing; {self.folder / 'model_index.json'} says it is a {made_by}")
         return path
 
+    def unet(self, how: How) -> UNet:
+        folder = self.component("unet", "UNet2DConditionModel")
+        return how.place(load_unet(folder, how.dtype, variant=how.variant))
+
+    def autoencoder(self, how: How) -> Autoencoder:
+        """In float32 where float16 would overflow."""
+        folder = self.component("vae", "AutoencoderKL")
+        config = AutoencoderConfig.from_dict(read_json(inside(folder, "config.json")))
+        return how.place(load_autoencoder(folder, codec_dtype(config, how.dtype), variant=how.variant))
+
+    def words(self, how: How) -> TextEncoder:
+        """The folder's own text encoder."""
+        encoder = load_text_encoder(self.folder, self.settings.get("words", ()), how.dtype, variant=how.variant)
+        return encoder.to(how.device)
+
+    def scheduler(self, name: str = "scheduler") -> Mapping[str, Any]:
+        return read_json(inside(self.component(name), "scheduler_config.json"))
+
+    def sampling(self, name: str = "scheduler") -> SamplerConfig:
+        """The way of sampling that a scheduler stands for."""
+        return sampler_from_scheduler_config(self.scheduler(name))
+
     def _entry(self, component: str) -> tuple[str, str] | None:
         entry = self.values.get(component)
         if not isinstance(entry, list) or entry == [None, None]:
@@ -118,6 +166,10 @@ class Index(NamedTuple):
                 f"{self.folder / 'model_index.json'} has {component} = {entry!r}; expected [library, class]"
             )
         return entry[0], entry[1]
+
+
+def codec_dtype(config: AutoencoderConfig, dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype == torch.float16 and config.force_upcast else dtype
 
 
 def read_index(folder: Path) -> Index:

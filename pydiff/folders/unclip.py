@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pydiff.cascade import UPSCALE, Stage, StageDefaults
-from pydiff.folders.index import Index
-from pydiff.folders.parts import How, checked, sampling_of, size_of, words_of
+from pydiff.folders.checks import checked, size_of
+from pydiff.folders.index import How, Index
 from pydiff.unclip import UnCLIP
 from pydiff.vision import load_image_encoder
 from pydiff.weights import load_unet, load_unet2d
@@ -17,9 +17,9 @@ def open_unclip(index: Index, how: How) -> tuple[Stage, Stage]:
     """64x64 from an embedding and words, then 256x256 from that."""
     decoder = how.place(load_unet(index.component("decoder", "UNet2DConditionModel"), how.dtype, variant=how.variant))
     size = size_of(decoder, index.folder / "decoder", 1)
-    words = words_of(index, how)
+    words = index.words(how)
     first = Stage(
-        decoder, sampling_of(index, "decoder_scheduler"), size, index.defaults, text=words,
+        decoder, index.sampling("decoder_scheduler"), size, index.defaults, text=words,
         traits={"unclip": _beside(index, how)},
     )  # fmt: skip
     networks = [
@@ -27,7 +27,7 @@ def open_unclip(index: Index, how: How) -> tuple[Stage, Stage]:
         for name in ("super_res_first", "super_res_last")
     ]
     size = size_of(networks[0], index.folder / "super_res_first", 1)
-    sampling = sampling_of(index, "super_res_scheduler")
+    sampling = index.sampling("super_res_scheduler")
     return first, checked(index, Stage(networks[0], sampling, size, SUPER_RESOLUTION, UPSCALE, last=networks[1]))
 
 
@@ -40,4 +40,4 @@ def _beside(index: Index, how: How) -> UnCLIP:
         vision = load_image_encoder(encoder, index.component("feature_extractor"), how.dtype, variant=how.variant)
         return UnCLIP(projection, vision=vision.to(how.device))
     prior = how.place(load_prior(index.component("prior", "PriorTransformer"), how.dtype, variant=how.variant))
-    return UnCLIP(projection, prior, sampling_of(index, "prior_scheduler"))
+    return UnCLIP(projection, prior, index.sampling("prior_scheduler"))

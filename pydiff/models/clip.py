@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pydiff._optional import optional
+from pydiff._optional import TRANSFORMERS, optional
 from pydiff.models.rules import BOOL, COUNT, FACTOR, LAYERS, Rule, divides, named, whole
 
 _SHARED: dict[str, Rule] = {
@@ -91,7 +91,7 @@ def _fields(config: Mapping[str, Any], kind: str, rules: Mapping[str, Rule], nee
 
 
 def _built(network: str, config: str, fields: Mapping[str, Any]) -> Any:
-    transformers = optional("transformers", "transformers", "a checkpoint with CLIP")
+    transformers = optional("transformers", TRANSFORMERS, "a checkpoint with CLIP")
     return getattr(transformers, network)(getattr(transformers, config)(**fields))
 
 

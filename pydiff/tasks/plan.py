@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +19,9 @@ from pydiff.ops.guided_step import Threshold
 from pydiff.tasks.checks import integer, is_list, number, otherwise
 
 PerStage = float | Sequence[Any] | Callable[[int, int], float] | None
+PRIOR = ("prior_num_inference_steps", "prior_guidance_scale")  # options of unCLIP's prior
 PARTS = ("strength", "denoising_start", "denoising_end")  # how much of a stage's run is walked
+NO_PARTS: Mapping[str, float | None] = {}
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Options:
         values = {}
         for name in self.__dataclass_fields__:
             value = getattr(self, name)
-            if is_list(value) and not (name == "timesteps" and all(isinstance(t, int) for t in value)):
+            if is_list(value) and not (name == "timesteps" and all(isinstance(t, numbers.Integral) for t in value)):
                 if len(value) != stages:
                     raise ValueError(f"{name} lists {len(value)} values, but {stages} stages run; give one per stage")
                 values[name] = value[index]
@@ -70,29 +73,47 @@ class Options:
 
 def make_options(given: Mapping[str, Any]) -> Options:
     """Options by name; ValueError for unknown ones."""
-    unknown = sorted(set(given) - set(Options.__dataclass_fields__))
+    unknown = sorted(str(name) for name in set(given) - set(Options.__dataclass_fields__))
     if unknown:
         raise ValueError(f"unknown option {', '.join(unknown)}; options are {', '.join(Options.__dataclass_fields__)}")
     return Options(**given)
 
 
 def plan_stages(
-    stages: Sequence[Stage], options: Options, sizes: Sequence[tuple[int, int]] | None = None
+    stages: Sequence[Stage],
+    options: Options,
+    sizes: Sequence[tuple[int, int]] | None = None,
+    parts: Mapping[str, float | None] = NO_PARTS,
 ) -> tuple[StagePlan, ...]:
-    """The plan of each stage; sizes are those of the pictures, by default the stages' own. Raises ValueError for
-    options that are unknown, out of range or do not fit together."""
+    """The plan of each stage; sizes are those of the pictures, by default the stages' own. parts: which of PARTS the
+    task takes, and what they are for its first stage unless said. Raises ValueError for options that are unknown, out
+    of range or do not fit together."""
     one_level = options.noise_level is not None and not is_list(options.noise_level)
     if one_level and all(stage.noising is None for stage in stages):
         raise ValueError("noise_level is for super-resolution stages, but none runs")
     sizes = [stage.size for stage in stages] if sizes is None else sizes
-    return tuple(
-        plan_stage(stage, options.of_stage(index, len(stages), stage.noising is not None), size)
-        for index, (stage, size) in enumerate(zip(stages, sizes, strict=True))
-    )
+    plans = []
+    for index, (stage, size) in enumerate(zip(stages, sizes, strict=True)):
+        values = options.of_stage(index, len(stages), stage.noising is not None)
+        plans.append(plan_stage(stage, _with_parts(values, index, parts), size))
+    return tuple(plans)
+
+
+def _with_parts(values: dict[str, Any], index: int, parts: Mapping[str, float | None]) -> dict[str, Any]:
+    """The values with the task's own strength. Stages after the first may have a strength and no other part."""
+    for name in PARTS:
+        if values[name] is not None and (name not in parts or (index > 0 and name != "strength")):
+            raise ValueError(f"{name} is {values[name]!r} for stage {index + 1} of a task that takes none there")
+    if index == 0 and values["denoising_start"] is None:
+        return {**values, "strength": otherwise(values["strength"], parts.get("strength"))}
+    return values
 
 
 def plan_stage(stage: Stage, values: Mapping[str, Any], size: tuple[int, int]) -> StagePlan:
     """One stage's plan. `said` keeps every option as it was decided, so that settings can repeat the run."""
+    least = stage.factor * 2 ** (stage.unet.config.levels - 1)
+    if min(size) < least:
+        raise ValueError(f"the picture is {size[1]}x{size[0]}; expected sides of at least {least} pixels for this model")
     sampler = otherwise(values["sampler"], stage.sampling.sampler)
     table, walked = _table(stage, sampler, values)
     scale = _scale("guidance_scale", otherwise(values["guidance_scale"], stage.defaults.guidance_scale), table.levels)
@@ -106,7 +127,6 @@ def plan_stage(stage: Stage, values: Mapping[str, Any], size: tuple[int, int]) -
         "image_guidance_scale": image_scale,
         "guidance_rescale": rescale,
         "sampler": sampler,
-        "eta": values["eta"],
         "thresholding": threshold.kind,
         "percentile": threshold.percentile if threshold.kind == "dynamic" else None,
         "max_value": None if threshold.kind == "none" or math.isinf(threshold.max_value) else threshold.max_value,
@@ -130,7 +150,10 @@ def _table(stage: Stage, sampler: Any, values: Mapping[str, Any]) -> tuple[StepT
         said[name] = None if values[name] is None else number(name, values[name], 0, 1)
     extra: dict[str, Any] = {} if values["eta"] is None else {"eta": number("eta", values["eta"], 0, 1)}
     table = partial(stage.sampling.table, steps, sampler=sampler, timesteps=said["timesteps"], **extra)
-    return _part(table, stage.sampling.schedule.num_train_timesteps, said), {"num_inference_steps": steps, **said}
+    rows = _part(table, stage.sampling.schedule.num_train_timesteps, said)
+    if said["timesteps"] is not None and not isinstance(said["timesteps"], str):
+        said["timesteps"] = [int(t) for t in said["timesteps"]]
+    return rows, {"num_inference_steps": steps, **said, "eta": extra.get("eta")}
 
 
 def _part(table: Callable[..., StepTable], timesteps: int, said: Mapping[str, Any]) -> StepTable:
@@ -143,7 +166,7 @@ def _part(table: Callable[..., StepTable], timesteps: int, said: Mapping[str, An
     if start is not None:
         begin = begin_below(whole, timestep_cutoff(start, timesteps))
     elif strength is not None:
-        begin = begin_of_strength(len(whole.starts), strength)
+        begin = begin_of_strength(whole.levels, strength)
     rows = table(begin=begin) if begin else whole
     return rows if end is None else rows.until(rows_above(rows, timestep_cutoff(end, timesteps)))
 

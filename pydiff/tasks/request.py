@@ -14,16 +14,10 @@ from pydiff.diffusion.noise import Noise
 from pydiff.models.unet2d import UNet2D
 from pydiff.tasks.begin import Begin, Micro
 from pydiff.tasks.checks import integer, is_list
-from pydiff.tasks.plan import Options, make_options, plan_stages
+from pydiff.tasks.plan import PRIOR, Options, make_options, plan_stages
 from pydiff.tasks.run import Request, StepEnd
 from pydiff.tasks.seeds import Generators, Seed, generators
-from pydiff.tasks.words import Embeddings, Prompt, Words, make_words
-
-EMBEDDINGS = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
-SECOND = ("prompt_2", "negative_prompt_2")
-READING = ("clip_skip", "weighting", "chunks", "clean_caption")
-PRIOR = ("prior_num_inference_steps", "prior_guidance_scale")
-
+from pydiff.tasks.words import EMBEDDINGS, READING, SECOND, Embeddings, Prompt, Words, make_words
 
 @dataclass(frozen=True)
 class Call:
@@ -80,7 +74,7 @@ def make_request(
     if sizes_said and "micro" not in stages[0].traits:
         raise ValueError(f"{next(iter(sizes_said))} is for Stable Diffusion XL; leave it out")
     seeds, drawn = generators(call.seed, call.generator, count)
-    kept = {**call.chosen((*SECOND, *READING)), **sizes_said, **(said or {})}
+    kept = {**call.chosen(READING), **sizes_said, **(said or {})}
     return Request(
         task, cascade, words, seeds, Noise(drawn), plans, tuple(begins), micro, labels, call.callback_on_step_end, kept
     )

@@ -17,12 +17,15 @@ from pydiff.diffusion import loop
 from pydiff.diffusion.noise import Noise
 from pydiff.images import to_output, to_pil, write_png
 from pydiff.tasks.begin import Begin, Micro, Now
-from pydiff.tasks.plan import Options, check_output_type
-from pydiff.tasks.words import Told, Words, encode_all
+from pydiff.tasks.plan import PRIOR, Options, check_output_type
+from pydiff.tasks.words import READING, SECOND, Told, Words, encode_all
 from pydiff.text.encoders import TextEncoder
 
 # The settings that `generate` takes again; the others (task, model, version) only say what was.
-REPEATED = ("prompt", "negative_prompt", "seed", "size", "height", "width", *Options.__dataclass_fields__)
+REPEATED = (
+    *("prompt", "negative_prompt", *SECOND, "class_labels", "seed", "size", "height", "width"),
+    *(*Options.__dataclass_fields__, *Micro.__dataclass_fields__, *READING, *PRIOR),
+)
 Watch = Callable[[State], object]
 StepEnd = Callable[["Walk", int, float, dict[str, Tensor]], "dict[str, Tensor] | None"]
 
@@ -169,12 +172,12 @@ def previews(wanted: Request) -> Iterator[Preview]:
 
 def settings_of(wanted: Request, index: int) -> dict[str, Any]:
     """What makes picture `index` again: `pipe.generate(**settings)` but for model, version and task."""
-    plans, words = wanted.plans, wanted.words
+    plans = wanted.plans
     height, width = plans[-1].size
     return {
         "task": wanted.task,
-        "prompt": None if words is None or words.embeddings is not None else words.prompts[index],
-        "negative_prompt": None if words is None else words.negatives[index],
+        **({"prompt": None, "negative_prompt": None} if wanted.words is None else wanted.words.said(index)),
+        **({} if wanted.labels is None else {"class_labels": int(wanted.labels[index])}),
         "seed": wanted.seeds[index],
         "size": max(plans[-1].stage.size),
         "height": height,

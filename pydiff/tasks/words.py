@@ -13,6 +13,9 @@ from pydiff.tasks.checks import integer, is_list, otherwise
 from pydiff.text.encoders import Encoded, TextEncoder
 
 Prompt = str | Sequence[str] | None
+EMBEDDINGS = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+SECOND = ("prompt_2", "negative_prompt_2")  # what Stable Diffusion XL's second encoder reads
+READING = ("clip_skip", "weighting", "chunks", "clean_caption")  # options of text encoders
 
 
 class Told(NamedTuple):
@@ -56,6 +59,16 @@ class Words:
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+    def said(self, index: int) -> dict[str, str | None]:
+        """Of one picture, in the names of the arguments."""
+        if self.embeddings is not None:
+            return {"prompt": None, "negative_prompt": None}
+        said = {"prompt": self.prompts[index], "negative_prompt": self.negatives[index]}
+        for name, entries in zip(SECOND, (self.second, self.negative_second), strict=True):
+            if entries is not None:
+                said[name] = entries[index]
+        return said
 
     def check(self, encoder: TextEncoder, guided: bool) -> None:
         """Refuse, before any work, what the encoder cannot read whole."""
@@ -134,10 +147,9 @@ def _strings(name: str, given: Prompt) -> list[str]:
 
 def _checked(embeddings: Embeddings, each: int) -> Embeddings:
     """Repeated for every picture, in diffusers' order: the pictures of a prompt stand together."""
-    names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
     ranks = (3, 3, 2, 2)
     rows = None
-    for name, rank, value in zip(names, ranks, embeddings, strict=True):
+    for name, rank, value in zip(EMBEDDINGS, ranks, embeddings, strict=True):
         if value is None:
             continue
         shape = "(P, T, D)" if rank == 3 else "(P, E)"

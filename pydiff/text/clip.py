@@ -76,7 +76,7 @@ class ClipEncoder(TextEncoder):
         states, pooled = [], None
         for network, row in zip(self.networks, rows, strict=True):
             made, pooled = self._states(network, row, self.reading.skip + (options.clip_skip or 0))
-            states.append(weigh(made, None if row.weights is None else row.weights.to(made.device)))
+            states.append(weigh(made, row.weights))
         device = states[0].device
         return Encoded(
             torch.cat([part.to(device) for part in states], dim=-1),
@@ -120,7 +120,8 @@ def load_clip_encoder(
 def _load_tokenizer(folder: Path, weights: Path) -> PromptTokenizer:
     read = read_with_transformers(folder, "CLIPTokenizer", ("vocab.json", "merges.txt"))
     fields = text_fields(read_json(inside(weights, "config.json")))
-    window = min(read.model_max_length, fields["max_position_embeddings"])
+    said, most = read.model_max_length, fields["max_position_embeddings"]
+    window = min(said, most) if isinstance(said, int) else said
     return fitted(folder, read.backend_tokenizer, window, read.pad_token_id, fields["vocab_size"])
 
 

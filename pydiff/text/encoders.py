@@ -161,12 +161,12 @@ class TextEncoder(ABC):
         )
 
     def _encode(self, read: Sequence[Read], windows: int, options: TextOptions) -> Encoded:
-        place = {one: index for index, one in enumerate(dict.fromkeys(read))}
-        columns = zip(*(one.tokens for one in place), strict=True)
+        place = {tokens: index for index, tokens in enumerate(dict.fromkeys(one.tokens for one in read))}
+        columns = zip(*place, strict=True)
         rows = [tokenizer.rows(column, windows) for tokenizer, column in zip(self.tokenizers, columns, strict=True)]
         with torch.inference_mode():
             made = self._run(rows, options)  # (R, T, D), (R, P), (R, T); R = len(place) * windows
-            index = torch.tensor([place[one] for one in read], device=made.states.device)
+            index = torch.tensor([place[one.tokens] for one in read], device=made.states.device)
             zero = torch.tensor([one.absent and self.absent_is_zero for one in read], device=index.device)
             states = _joined(made.states, windows)[index].masked_fill(zero[:, None, None], 0)
             pooled = made.pooled

@@ -12,6 +12,7 @@ from pydiff.text.clip import STABLE_DIFFUSION, STABLE_DIFFUSION_XL, UNCLIP, load
 from pydiff.text.encoders import TextEncoder
 from pydiff.text.prompts import load_prompt_encoder
 from pydiff.weights import read_json
+from pydiff.weights.files import inside
 
 _CLIP, _PROJECTED, _T5 = "CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel"
 
@@ -25,12 +26,12 @@ def load_text_encoder(
 
     Raises ValueError for encoders in other combinations, and for what opening the files refuses.
     """
-    index = read_json(folder / "model_index.json")
+    index = read_json(inside(folder, "model_index.json"))
     names = sorted(name for name in index if name.startswith("text_encoder") and _class(index, name))
     kinds = tuple(_class(index, name) for name in names)
     if kinds == (_T5,) and names == ["text_encoder"]:
         return load_prompt_encoder(folder, words, dtype, variant=variant)
-    pairs = [(folder / name.replace("text_encoder", "tokenizer"), folder / name) for name in names]
+    pairs = [(inside(folder, name.replace("text_encoder", "tokenizer")), inside(folder, name)) for name in names]
     zero = bool(index.get("force_zeros_for_empty_prompt"))
     if names[-1:] == ["text_encoder_2"] and kinds in ((_CLIP, _PROJECTED), (_PROJECTED,)):
         return load_clip_encoder(pairs, STABLE_DIFFUSION_XL, dtype, variant=variant, absent_is_zero=zero)

@@ -81,7 +81,7 @@ class PromptEncoder(TextEncoder):
     def _run(self, rows: Sequence[Rows], options: TextOptions) -> Encoded:
         (ids, mask, weights), device = rows[0], self.encoder.shared.weight.device
         states = self.encoder(ids.to(device), mask.to(device))
-        return Encoded(weigh(states, None if weights is None else weights.to(device)))
+        return Encoded(weigh(states, weights))
 
 
 def load_prompt_encoder(
@@ -91,10 +91,10 @@ def load_prompt_encoder(
 
     A tokenizer.json is read without transformers; a sentencepiece model needs it, sentencepiece and protobuf.
     """
-    tokenizer, pad = _read_tokenizer(folder / "tokenizer")
-    weights = folder / "text_encoder"
+    files, weights = inside(folder, "tokenizer"), inside(folder, "text_encoder")
+    tokenizer, pad = _read_tokenizer(files)
     config = T5Config.from_dict(read_json(inside(weights, "config.json")))
-    reader = fitted(folder / "tokenizer", tokenizer, MAX_TOKENS, pad, config.vocab_size)
+    reader = fitted(files, tokenizer, MAX_TOKENS, pad, config.vocab_size)
     return PromptEncoder(reader, _load_encoder(weights, dtype, variant), words)
 
 
@@ -112,7 +112,6 @@ def _load_encoder(folder: Path, dtype: torch.dtype, variant: str | None) -> T5En
     def build(config: Mapping[str, Any]) -> T5Encoder:
         return T5Encoder(T5Config.from_dict(config))
 
-    header = read_header(folder, variant) if folder.is_dir() else {}
-    tied = None if SHARED in header else SHARED
+    tied = None if SHARED in read_header(folder, variant) else SHARED
     encoder = load_network(folder, build, dtype, variant=variant, rename=lambda name: tied if name == TIED else name)
     return encoder.cast(dtype=dtype)

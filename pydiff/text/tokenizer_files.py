@@ -7,7 +7,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from pydiff._optional import optional
+from pydiff._optional import TRANSFORMERS, optional
 from pydiff.text.tokens import PromptTokenizer
 from pydiff.weights import read_json
 from pydiff.weights.files import inside
@@ -45,15 +45,22 @@ def read_with_transformers(folder: Path, kind: str, parts: tuple[str, ...]) -> A
             read_json(path)
     if not (folder / WHOLE).is_file() and not all((folder / name).is_file() for name in parts):
         raise ValueError(f"{folder} holds no tokenizer; expected {WHOLE}, or {' and '.join(parts)}")
-    transformers = optional("transformers", "transformers", f"the tokenizer in {folder}")
+    transformers = optional("transformers", TRANSFORMERS, f"the tokenizer in {folder}")
     try:
-        return getattr(transformers, kind).from_pretrained(folder, local_files_only=True)
+        made = getattr(transformers, kind).from_pretrained(folder, local_files_only=True)
     except Exception as error:  # a file that does not fit raises whatever its reader meets
         raise ValueError(f"{folder} is no {kind} that transformers reads: {error}") from error
+    if not hasattr(made, "backend_tokenizer"):
+        raise ValueError(
+            f"transformers {transformers.__version__} is too old for {folder}: pip install {TRANSFORMERS!r}"
+        )
+    return made
 
 
-def fitted(folder: Path, tokenizer: Tokenizer, window: int, pad: int | None, vocabulary: int) -> PromptTokenizer:
+def fitted(folder: Path, tokenizer: Tokenizer, window: Any, pad: int | None, vocabulary: int) -> PromptTokenizer:
     """A tokenizer for a network that reads `window` tokens of a vocabulary of that many. ValueError where it cannot."""
+    if type(window) is not int:
+        raise ValueError(f"the tokenizer in {folder} has model_max_length {window!r}; expected an int")
     tokenizer.no_padding()
     tokenizer.no_truncation()
     count = tokenizer.get_vocab_size()

@@ -65,9 +65,8 @@ class PromptTokenizer:
     def read(self, prompts: Sequence[str], weighting: bool) -> list[Tokens]:
         """The tokens of each prompt. weighting: read the syntax of `parse_weights`."""
         pieces = [parse_weights(prompt) if weighting else [Piece(prompt, 1.0)] for prompt in prompts]
-        weighted = [_characters(each) for each in pieces]
-        encodings = self.tokenizer.encode_batch([text for text, _ in weighted])
-        return [_tokens(encoding, weights) for encoding, (_, weights) in zip(encodings, weighted, strict=True)]
+        encodings = self.tokenizer.encode_batch(["".join(piece.text for piece in each) for each in pieces])
+        return [_tokens(encoding, each) for encoding, each in zip(encodings, pieces, strict=True)]
 
     def rows(self, prompts: Sequence[Tokens], windows: int) -> Rows:
         """Each prompt in this many windows, those it does not reach being empty prompts."""
@@ -87,16 +86,9 @@ class PromptTokenizer:
         return Rows(ids.flatten(0, 1), mask.flatten(0, 1), None if (flat == 1).all() else flat)
 
 
-def _characters(pieces: Sequence[Piece]) -> tuple[str, list[float]]:
-    """The text of the pieces, stripped, and the weight of each of its characters."""
-    text = "".join(piece.text for piece in pieces)
-    weights = [piece.weight for piece in pieces for _ in piece.text]
-    start = len(text) - len(text.lstrip())
-    return text.strip(), weights[start : len(text.rstrip())]
-
-
-def _tokens(encoding: Encoding, weights: Sequence[float]) -> Tokens:
+def _tokens(encoding: Encoding, pieces: Sequence[Piece]) -> Tokens:
     """A token weighs what the last of its characters does."""
+    weights = [piece.weight for piece in pieces for _ in piece.text] or [1.0]
     rows = zip(encoding.ids, encoding.special_tokens_mask, encoding.offsets, strict=True)
     kept = [(number, weights[max(end - 1, 0)]) for number, special, (_, end) in rows if not special]
     return Tokens(tuple(number for number, _ in kept), tuple(weight for _, weight in kept))

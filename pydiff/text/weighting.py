@@ -91,7 +91,8 @@ def shortened(prompt: str) -> str:
 
 def weigh(states: Tensor, weights: Tensor | None) -> Tensor:
     """States (R, T, D) times weights (R, T), each row scaled back to the mean it had, as the web UI's "original"
-    emphasis does (there over a whole batch; per row, a picture does not depend on its batch)."""
+    emphasis does (modules/sd_emphasis.py; there over a whole batch, here per row, so that a picture does not depend on
+    its batch)."""
     if weights is None:
         return states
     wide = states.to(torch.promote_types(states.dtype, torch.float32))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import TypeGuard
 
 from pydiff.weights.files import read_json
 
@@ -17,7 +18,7 @@ _NOT_RUN = ("safety_checker", "watermarker")
 _TEXTS = ("*.json", "*.txt", "*.model")
 
 
-def is_hub_id(model: str | os.PathLike[str]) -> bool:
+def is_hub_id(model: str | os.PathLike[str]) -> TypeGuard[str]:
     """Whether model is a string "owner/name" and no path that exists."""
     return isinstance(model, str) and _ID.fullmatch(model) is not None and not os.path.exists(model)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import diffusers
 import torch
+from tokenizers.pre_tokenizers import ByteLevel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -45,26 +46,31 @@ def lively(module: nn.Module, seed: int = 0) -> nn.Module:
     return module.eval()
 
 
+MERGES = [("t", "h"), ("th", "e</w>"), ("r", "e"), ("re", "d</w>"), ("c", "a"), ("ca", "t</w>"), ("o", "n</w>")]
+
+
+def vocabulary() -> list[str]:
+    """As CLIP's: bytes from "!" on, bytes that end a word, merges, and the two special tokens last."""
+    letters = sorted(ByteLevel.alphabet())
+    words = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in MERGES)]
+    return [*words, "<|startoftext|>", "<|endoftext|>"]
+
+
 def tokenizer(folder: Path) -> CLIPTokenizer:
     """Byte-level, with few merges: prompts of a few words are 10 to 40 tokens long."""
-    from tokenizers.pre_tokenizers import ByteLevel
-
-    letters = sorted(ByteLevel.alphabet())
-    merges = [("t", "h"), ("th", "e</w>"), ("r", "e"), ("re", "d</w>"), ("c", "a"), ("ca", "t</w>"), ("o", "n</w>")]
-    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
-    words += ["".join(pair) for pair in merges]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(dict.fromkeys(words))}))
-    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
+    (folder / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(vocabulary())}))
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in MERGES)]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n")
     return CLIPTokenizer.from_pretrained(folder, model_max_length=77)
 
 
 def text_config(hidden: int = 32, **changes: Any) -> CLIPTextConfig:
+    end = len(vocabulary()) - 1
     fields = {
         "vocab_size": 1000, "hidden_size": hidden, "intermediate_size": 37, "num_attention_heads": 4,
-        "num_hidden_layers": 5, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1, "hidden_act": "quick_gelu",
-        "projection_dim": 32,
+        "num_hidden_layers": 5, "bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end,
+        "hidden_act": "quick_gelu", "projection_dim": 32,
     }  # fmt: skip
     return CLIPTextConfig(**{**fields, **changes})
 
@@ -139,7 +145,7 @@ def xl(folder: Path, sampler: str = "euler", refiner: bool = False, **changes: A
 
 def widened(scheduler: Any) -> Any:
     """The same, its float32 tables as float64: networks with peaked attention amplify their rounding."""
-    for name in ("alphas_cumprod", "one", "final_alpha_cumprod"):
+    for name in ("alphas_cumprod", "one", "final_alpha_cumprod", "betas", "alphas"):
         if hasattr(scheduler, name):
             setattr(scheduler, name, getattr(scheduler, name).double())
     return scheduler

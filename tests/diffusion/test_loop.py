@@ -126,8 +126,9 @@ def test_draws_happen_also_where_the_coefficient_is_zero():
     torch.testing.assert_close(noise(SHAPE), fresh(SHAPE), rtol=0, atol=0)
 
 
-def test_low_precision_is_kept_and_differentiable_runs_work():
-    table = step_table("euler", SCHEDULE, 8, begin=6)
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "pndm"])
+def test_low_precision_is_kept_and_differentiable_runs_work(sampler):
+    table = step_table(sampler, SCHEDULE, 8, spacing="leading", begin=6)
     x = torch.ones(1, *SHAPE, dtype=torch.bfloat16)
     *_, last = sample(predict, table, unguided(8), x=x)
     assert last.x.dtype == torch.bfloat16

@@ -54,13 +54,17 @@ def test_bad_input_is_refused():
     bad("descend", "ddpm", schedule, timesteps=[3, 3, 1])
     bad(r"expected \[0, 1000\)", "ddpm", schedule, timesteps=[1000, 3])
     bad(r"expected \[0, 1000\)", "ddpm", schedule, timesteps=[3, -1])
-    bad("integers", "ddpm", schedule, timesteps=[])
-    bad("integers", "ddpm", schedule, timesteps=[3.5])
+    for timesteps in ([], [3.5], [None], ["3"], [math.nan], 7, {}):
+        bad("integers", "ddpm", schedule, timesteps=timesteps)
     bad("fast27", "ddpm", schedule, timesteps="fast28")
     bad("spacing 'even'", "ddpm", schedule, 10, spacing="even")
     bad("steps_offset", "ddpm", schedule, 10, steps_offset=-1)
     bad("do not fit", "ddpm", schedule, 1000, steps_offset=1)
     bad("do not fit", "dpmpp_2m", schedule, 1000)
+
+
+def test_bad_options_are_refused():
+    schedule = NoiseSchedule.make()
     bad("no option 'eta'", "euler", schedule, 10, eta=0.5)
     bad("NaN", "ddim", schedule, 10, eta=math.nan)
     bad("eta", "ddim", schedule, 10, eta=1.5)

@@ -52,7 +52,18 @@ PARTS = [
     *("Ã©tÃ©", "ﬁ", "ï¿½", ":", ";", ",", ".", "'", '"', "\n", "\t", "free ", "shipping", "download", "Éa", "\u0130"),
 ]
 # What is looked for at the ends of a caption.
-WHOLE = ["", "  A  Red cat ", "5:30&nbsp;", "\u2018\u2018a", "10\u00d720", '"all quoted"', "a cat,", ".cat", "-cat+", "'"]
+WHOLE = [
+    "",
+    "  A  Red cat ",
+    "5:30&nbsp;",
+    "\u2018\u2018a",
+    "10\u00d720",
+    '"all quoted"',
+    "a cat,",
+    ".cat",
+    "-cat+",
+    "'",
+]
 
 
 def expected(text: str) -> str:
@@ -89,5 +100,5 @@ def test_packages_that_are_not_there_are_named(module: str, package: str, monkey
 
     caption._libraries.cache_clear()
     monkeypatch.setattr(_optional.importlib, "import_module", some_missing)
-    with pytest.raises(ValueError, match=f"clean_caption needs the package {package}, .*: pip install {package}"):
+    with pytest.raises(ValueError, match=f"clean_caption needs the package {package}, .*: pip install '{package}'"):
         clean_caption("a cat")

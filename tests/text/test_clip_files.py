@@ -115,12 +115,16 @@ def test_missing_files(folder: Path, name: str, message: str) -> None:
     [
         ("vocab.json", "{", r"vocab\.json is not readable as JSON"),
         ("tokenizer_config.json", "[]", r"tokenizer_config\.json holds a JSON list"),
+        ("tokenizer_config.json", '{"model_max_length": "77"}', "model_max_length '77'; expected an int"),
+        ("tokenizer_config.json", '{"model_max_length": 2}', "makes no token of 'a' that fits into 2"),
+        ("special_tokens_map.json", '{"pad_token": "<nothing>"}', "has 522 tokens; its text encoder knows 521"),
         ("vocab.json", '{"a": "b"}', "no CLIPTokenizer that transformers reads"),
         ("merges.txt", "#version: 0.2\nzz qq\n", "no CLIPTokenizer that transformers reads"),
         ("tokenizer.json", '{"version": "1.0"}', "no CLIPTokenizer that transformers reads"),
     ],
 )
 def test_tokenizers_that_cannot_be_read(folder: Path, name: str, text: str, message: str) -> None:
+    rewrite(folder / "text_encoder" / "config.json", vocab_size=521)
     (folder / "tokenizer" / name).write_text(text)
     with pytest.raises(ValueError, match=message):
         load_text_encoder(folder)
@@ -170,7 +174,7 @@ def test_packages_that_are_not_there_are_named(folder: Path, monkeypatch: pytest
         raise ImportError(f"No module named {name!r}")
 
     monkeypatch.setattr(_optional.importlib, "import_module", missing)
-    with pytest.raises(ValueError, match=r"needs the package transformers, .*: pip install transformers"):
+    with pytest.raises(ValueError, match=r"needs the package transformers>=.*: pip install 'transformers>="):
         load_text_encoder(folder)
 
 

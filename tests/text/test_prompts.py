@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -31,9 +33,10 @@ def test_states_are_those_of_transformers(text: PromptEncoder) -> None:
     tokens = tokenizer(lowered, padding="max_length", max_length=77, return_tensors="pt")
     with torch.no_grad():
         expected = peer(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
-    states = text.encode(PROMPTS)
+    states, pooled, mask = text.encode(PROMPTS)
     assert states.shape == (4, 77, expected.shape[-1])
     assert torch.allclose(states, expected, atol=1e-4)
+    assert (text.width, text.pooled_width, pooled, mask) == (states.shape[-1], None, None, None)
 
 
 def _parts(tokenizer: type, encoder: type) -> list[tuple[type, str]]:
@@ -41,14 +44,14 @@ def _parts(tokenizer: type, encoder: type) -> list[tuple[type, str]]:
 
 
 def test_a_prompt_does_not_depend_on_its_batch(text: PromptEncoder) -> None:
-    together = text.encode(PROMPTS)
+    together = text.encode(PROMPTS).states
     for row, prompt in zip(together, PROMPTS, strict=True):
-        assert torch.allclose(row, text.encode([prompt])[0], atol=1e-5)
+        assert torch.allclose(row, text.encode([prompt]).states[0], atol=1e-5)
 
 
 def test_the_longest_prompt(text: PromptEncoder) -> None:
     text.check(["red " * 76])  # and the end token
-    assert text.encode(["red " * 76]).shape[1] == 77
+    assert text.encode(["red " * 76]).states.shape[1] == 77
     with pytest.raises(ValueError, match="makes 78 tokens, but the text encoder takes 77; shorten it") as caught:
         text.check(["a red circle", "red " * 77])
     assert len(str(caught.value)) < 160
@@ -57,7 +60,7 @@ def test_the_longest_prompt(text: PromptEncoder) -> None:
 def test_what_is_checked_is_what_is_encoded(text: PromptEncoder) -> None:
     spaces = " " * 500 + "RED" + " " * 500
     text.check([spaces])
-    assert torch.equal(text.encode([spaces]), text.encode(["red"]))
+    assert torch.equal(text.encode([spaces]).states, text.encode(["red"]).states)
 
 
 def test_unknown_words_are_named_once_in_order(text: PromptEncoder) -> None:
@@ -69,7 +72,43 @@ def test_unknown_words_are_named_once_in_order(text: PromptEncoder) -> None:
 def test_a_model_whose_words_are_not_known_warns_of_none(text: PromptEncoder) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        PromptEncoder(text.tokenizer, text.encoder).check(["a dog"])
+        PromptEncoder(text.tokenizers[0], text.encoder).check(["a dog"])
+
+
+def test_weights_are_no_words(text: PromptEncoder) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        text.check(["a (red:1.3) [circle]", None], weighting=True)
+
+
+def test_weights_and_windows(text: PromptEncoder) -> None:
+    bare = text.encode(["a red circle", "blue"]).states
+    made = text.encode([" a (red:1.0) circle", "([blue])"], weighting=True, chunks=True).states
+    assert torch.equal(made, bare)
+    weights = torch.ones(77)
+    weights[1] = 2
+    weighted = text.encode(["a (red:2) circle"], weighting=True).states[0]
+    raw = bare[0] * weights[:, None]
+    torch.testing.assert_close(weighted, raw * (bare[0].mean() / raw.mean()))
+    long, null = text.encode_pair(["red " * 76 + "blue"], [None], chunks=True)
+    assert torch.allclose(long.states[:, 77:], text.encode(["blue"]).states, atol=1e-5)
+    assert torch.allclose(null.states, text.encode([""]).states.repeat(1, 2, 1), atol=1e-5)
+
+
+def test_options_that_do_not_fit(text: PromptEncoder) -> None:
+    with pytest.raises(ValueError, match="clip_skip is 1, but this model's text encoder has no such option"):
+        text.check(["a"], clip_skip=1)
+    with pytest.raises(ValueError, match="clean_caption drops the brackets that weighting reads"):
+        text.check(["a"], clean_caption=True, weighting=True)
+
+
+def test_importing_and_running_it_imports_no_transformers() -> None:
+    code = (
+        "import sys; from pathlib import Path; from pydiff.text.prompts import load_prompt_encoder as load; "
+        f"load(Path({str(FOLDER)!r})).encode(['a red circle']); print('transformers' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 @given(st.text(st.characters(exclude_categories=()), max_size=120))
@@ -82,7 +121,7 @@ def test_any_text_is_encoded_or_refused(prompt: str) -> None:
             encoder.check([prompt])
         except ValueError:
             return
-    assert encoder.encode([prompt]).isfinite().all()
+    assert encoder.encode([prompt]).states.isfinite().all()
 
 
 _loaded: list[PromptEncoder] = []

@@ -1,54 +1,19 @@
-"""What the opening of every family needs: where networks go, their schedulers and sizes, and whether all fits."""
+"""Whether the parts of a stage fit each other."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
 
 import torch
 
 from pydiff.cascade import UPSCALE, Stage
-from pydiff.diffusion.config import SamplerConfig, sampler_from_scheduler_config
 from pydiff.folders.index import Index
 from pydiff.models.unet import UNet
 from pydiff.models.unet2d import UNet2D
 from pydiff.models.unet_checks import check_cond
 from pydiff.nn.cond import Cond
-from pydiff.text.encoders import TextEncoder
-from pydiff.text.loading import load_text_encoder
-from pydiff.weights import read_json
-from pydiff.weights.files import inside
 
 MICRO = {5: "aesthetic", 6: "sizes"}  # Stable Diffusion XL's added numbers: of the refiner, of the base
-Network = TypeVar("Network", bound=torch.nn.Module)
-
-
-class How(NamedTuple):
-    """In which type, where, and from which files."""
-
-    dtype: torch.dtype = torch.float32
-    device: torch.device = torch.device("cpu")
-    variant: str | None = None
-
-    def place(self, network: Network) -> Network:
-        """On the device; on the CPU in the layout that convolutions are fastest in."""
-        if self.device.type == "cpu":
-            return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
-        return network.to(self.device)
-
-
-def words_of(index: Index, how: How) -> TextEncoder:
-    """The folder's own text encoder."""
-    encoder = load_text_encoder(index.folder, index.settings.get("words", ()), how.dtype, variant=how.variant)
-    return encoder.to(how.device)
-
-
-def sampling_of(index: Index, name: str = "scheduler") -> SamplerConfig:
-    return sampler_from_scheduler_config(scheduler_file(index, name))
-
-
-def scheduler_file(index: Index, name: str) -> dict[str, Any]:
-    return read_json(inside(index.component(name), "scheduler_config.json"))
 
 
 def size_of(unet: UNet | UNet2D, where: Path, factor: int) -> tuple[int, int]:
