@@ -86,13 +86,6 @@ class Stage:
         """That of x for a picture of this size, (C, h, w)."""
         return self.channels, size[0] // self.factor, size[1] // self.factor
 
-    def decoded(self, x: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in about [-1, 1] of the walk's x."""
-        if self.codec is None:
-            return x
-        latents = x.to(self.codec.dtype)
-        return self.codec.decode(self.codec.unscaled(latents)).to(x.dtype)
-
 
 @dataclass(frozen=True)
 class Cascade:
@@ -110,7 +103,7 @@ class Cascade:
 
 class StagePlan(NamedTuple):
     """All that decides one stage's run, made and checked before any work. size: height and width of its picture;
-    said: the same in the caller's terms."""
+    said: the same in the caller's terms; coding: options of the autoencoder."""
 
     stage: Stage
     table: StepTable
@@ -119,10 +112,24 @@ class StagePlan(NamedTuple):
     size: tuple[int, int]
     noise_level: int | None
     said: Mapping[str, Any]
+    coding: Mapping[str, bool] = {}
 
     @property
     def guided(self) -> bool:
         return len(self.guidance.weights[0]) > 1
+
+    def decoded(self, x: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in about [-1, 1] of the walk's x."""
+        codec = self.stage.codec
+        if codec is None:
+            return x
+        return codec.decode(codec.unscaled(x.to(codec.dtype)), **self.coding).to(x.dtype)
+
+    def encoded(self, pictures: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Latents of pictures (B, 3, H, W), not scaled: their posterior's mean, or a draw from it with noise."""
+        codec = self.stage.codec
+        assert codec is not None
+        return codec.encode(pictures.to(codec.dtype), noise, **self.coding).to(pictures.dtype)
 
 
 class Branch(NamedTuple):
@@ -207,7 +214,7 @@ def _walk(index: int, stages: int, leg: Leg, before: Tensor | None, decode: bool
             steps, stages = state.index + 1, index + 1
         done, picture = state.index == steps - 1, None
         if done:
-            picture = plan.stage.decoded(state.x) if decode else state.x
+            picture = plan.decoded(state.x) if decode else state.x
         denoised = start.x if state.denoised is None else state.denoised
         yield State(index, stages, state.index, steps, state.t, state.x, denoised, state.elapsed, picture)
         if done:

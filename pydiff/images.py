@@ -47,7 +47,7 @@ def to_output(x: Tensor, output_type: str) -> Any:
     if output_type == "pil":
         return to_pil(x)
     if output_type == "latent":
-        return x
+        return x.clone()  # an ordinary tensor, not one of inference mode
     unit = to_unit(x)
     return unit if output_type == "pt" else unit.permute(0, 2, 3, 1).cpu().numpy()
 
@@ -184,7 +184,7 @@ def parameters_line(settings: Mapping[str, Any]) -> str:
     def first(value: Any) -> Any:  # of the first stage, at its first level
         return first(value[0]) if isinstance(value, (list, tuple)) and value else value
 
-    lines = [str(settings.get("prompt", ""))]
+    lines = [str(settings.get("prompt") or "")]
     if settings.get("negative_prompt"):
         lines.append(f"Negative prompt: {settings['negative_prompt']}")
     pairs = {
@@ -192,7 +192,7 @@ def parameters_line(settings: Mapping[str, Any]) -> str:
         "Sampler": first(settings.get("sampler")),
         "CFG scale": first(settings.get("guidance_scale")),
         "Seed": settings.get("seed"),
-        "Size": f"{settings.get('size')}x{settings.get('size')}",
+        "Size": f"{settings.get('width')}x{settings.get('height')}",
         "Model": settings.get("model"),
         "Version": f"pydiff {settings.get('version')}",
     }

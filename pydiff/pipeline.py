@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from collections.abc import Generator as Iterates
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ class Pipeline:
         width: int | None = None,
         latents: Tensor | None = None,
         **arguments: Any,
-    ) -> Iterator[Preview]:
+    ) -> Iterates[Preview, None, None]:
         """The run of `generate` as it goes: one state per step of every stage, whose `image` is the picture so far.
 
         Takes `generate`'s arguments but output_type and watch, and checks them at once; `close()` ends the run.
@@ -171,7 +172,7 @@ class Pipeline:
         The stages that make it larger run, up to `size`; the first takes it, whatever its side, for the picture of the
         stage before. Otherwise as `generate`.
         """
-        return self._finish(upscale, output_type, watch, image, call=_call(prompt or "", arguments), size=size)
+        return self._finish(upscale, output_type, watch, image, call=_call(prompt, arguments), size=size)
 
     def variations(
         self,
@@ -194,6 +195,7 @@ class Pipeline:
 
 def _call(prompt: Prompt, arguments: dict[str, Any]) -> Call:
     """Named arguments in their fields, all others as options."""
-    own = {name: value for name, value in arguments.items() if name in Call.__dataclass_fields__ and name != "options"}
+    fields = set(Call.__dataclass_fields__) - {"prompt", "options"}
+    own = {name: value for name, value in arguments.items() if name in fields}
     options = {name: value for name, value in arguments.items() if name not in own}
     return Call(prompt, **own, options=options)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import NoReturn
 
 import pytest
 
 import pydiff
-from pydiff.text.prompts import PromptEncoder
+from pydiff.text.encoders import TextEncoder
 
 
 @pytest.fixture(scope="session")
@@ -17,9 +17,11 @@ def pipe() -> pydiff.Pipeline:
 
 @pytest.fixture
 def idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any run fails: the text encoder is where one begins."""
-    monkeypatch.setattr(PromptEncoder, "encode", _forbidden)
+    """Any run fails: one begins in the text encoder or, where no words are read, in the first stage."""
+    for name in ("encode", "encode_pair"):
+        monkeypatch.setattr(TextEncoder, name, _forbidden)
+    monkeypatch.setattr("pydiff.tasks.run.run", _forbidden)
 
 
-def _forbidden(*_: object) -> Callable[..., None]:
+def _forbidden(*_: object, **__: object) -> NoReturn:
     raise AssertionError("work was begun")

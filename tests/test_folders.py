@@ -71,12 +71,12 @@ def test_without_settings_it_does_as_diffusers(base: Path) -> None:
         ([5], r"model is \[5\]"),
         (b"base", "model is b'base'"),
         ("nowhere", "nowhere is not a folder"),
-        ([SUPER], "is a super-resolution stage; give the base stage's folder before it"),
         ([SUPER, BASE], "base is a base stage; only the first"),
-        ([BASE, BASE], "base is a base stage; only the first"),
         ([BASE, LAST, SUPER], "super_256 makes 256 pixels after a stage of 1024; give small stages first"),
+        ([SUPER, SUPER], "super_256 makes 256 pixels after a stage of 256"),
+        ([LAST, SUPER], "super_256 makes 256 pixels after a stage of 1024"),
+        ([BASE, BASE], "base is a base stage; only the first"),
         ([BASE, SUPER, SUPER], "super_256 makes 256 pixels after a stage of 256"),
-        ([SUPER, LAST], "is a super-resolution stage"),
     ],
 )
 def test_models_that_are_none(model: Any, message: str) -> None:
@@ -116,14 +116,21 @@ def test_a_damaged_file_is_named(base: Path, name: str, damage: str) -> None:
 @pytest.mark.parametrize(
     ("name", "fields", "message"),
     [
-        ("model_index.json", {"_class_name": "FluxPipeline"}, "'FluxPipeline', which pydiff does not run yet"),
-        ("model_index.json", {"_class_name": ["IFPipeline"]}, "does not run yet"),
-        ("model_index.json", {"_class_name": None}, "does not run yet"),
-        ("model_index.json", {"_class_name": "IFSuperResolutionPipeline"}, "takes 3 channels"),
+        ("model_index.json", {"_class_name": "FluxPipeline"}, "'FluxPipeline', which pydiff does not run; it runs IF"),
+        ("model_index.json", {"_class_name": ["IFPipeline"]}, "does not run; it runs"),
+        ("model_index.json", {"_class_name": None}, "does not run; it runs"),
+        ("model_index.json", {"_class_name": "IFSuperResolutionPipeline"}, "names no image_noising_scheduler"),
+        ("model_index.json", {"_class_name": "DDIMPipeline"}, "unet is a UNet2DConditionModel; pydiff opens UNet2DMod"),
+        ("model_index.json", {"_class_name": "StableDiffusionPipeline"}, "names no vae; a StableDiffusionPipeline nee"),
+        ("model_index.json", {"unet": ["own_code", "UNet2DConditionModel"]}, "takes unet from 'own_code', code that"),
+        ("model_index.json", {"unet": ["diffusers"]}, r"unet = \['diffusers'\]; expected \[library, class\]"),
+        ("model_index.json", {"unet": [None, None]}, "names no unet; a IFPipeline needs one"),
+        ("model_index.json", {"text_encoder": [None, None]}, "no text encoder"),
         ("unet/config.json", {"down_block_types": ["Odd"] * 4}, "Odd"),
         ("unet/config.json", {"mid_block_type": "OddMidBlock"}, "OddMidBlock"),
-        ("unet/config.json", {"sample_size": None}, "sample_size None; expected one side"),
-        ("unet/config.json", {"sample_size": [64, 32]}, "sample_size"),
+        ("unet/config.json", {"sample_size": None}, "has no sample_size; expected a side"),
+        ("unet/config.json", {"sample_size": [64, 32, 3]}, "sample_size"),
+        ("unet/config.json", {"sample_size": 0}, "sample_size"),
         ("unet/config.json", {"encoder_hid_dim": 64}, "unet is F32"),
         ("scheduler/scheduler_config.json", {"_class_name": "OddScheduler"}, "OddScheduler"),
         ("scheduler/scheduler_config.json", {"odd": 1}, "'odd'"),
@@ -146,6 +153,44 @@ def test_a_field_that_does_not_fit_is_named(base: Path, name: str, fields: dict[
     change(base / name, **fields)
     with pytest.raises(ValueError, match=message):
         pydiff.load(base)
+
+
+@pytest.mark.parametrize("name", ["model_index.json", "scheduler/scheduler_config.json"])
+def test_an_infinity_is_a_number_and_nan_is_none(base: Path, name: str) -> None:
+    """diffusers writes -Infinity into scheduler configs."""
+    path = base / name
+    fields = read_json(path)
+    path.write_text(json.dumps({**fields, "lambda_min_clipped": -float("inf")}))
+    assert pydiff.load(base).sizes == (64,)
+    path.write_text(json.dumps({**fields, "lambda_min_clipped": float("nan")}))
+    with pytest.raises(ValueError, match=f"{path.name} is not readable as JSON: NaN"):
+        pydiff.load(base)
+
+
+def test_super_resolution_stages_alone() -> None:
+    pipe = pydiff.load([SUPER, LAST])
+    assert pipe.sizes == (256, 1024)
+    made = pipe.upscale(np.zeros((64, 64, 3)), seed=1, size=256, num_inference_steps=1)
+    assert made.images[0].size == (256, 256)
+    with pytest.raises(ValueError, match=r"does not begin from noise alone; it makes pictures larger: pipe.upscale\("):
+        pipe.generate("a red ring")
+
+
+def test_a_stage_that_reads_no_words_is_not_guided_by_default(larger: Path) -> None:
+    """diffusers would guide with 4.0 there, which changes nothing but the time it takes."""
+    (larger / "pydiff.json").unlink()
+    stage = pydiff.load(larger).cascade.stages[0]
+    assert stage.text is None
+    assert stage.defaults == (50, 1.0, 250)
+
+
+def test_a_stage_of_pictures_that_are_no_squares(base: Path) -> None:
+    change(base / "unet" / "config.json", sample_size=[64, 32])
+    pipe = pydiff.load(base)
+    assert (pipe.sizes, pipe.cascade.stages[0].size) == ((64,), (64, 32))
+    assert pipe.generate("a red ring", seed=1, num_inference_steps=1).images[0].size == (32, 64)
+    with pytest.raises(ValueError, match="makes 256 x 256 pixels after a stage of 64 x 32; expected the same shape"):
+        pydiff.load([base, SUPER])
 
 
 def _no_labels(config: dict[str, Any]) -> dict[str, Any]:

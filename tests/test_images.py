@@ -191,12 +191,84 @@ def test_damaged_files_raise_nothing_but_value_errors(junk: bytes, place: int, c
 
 def test_outputs() -> None:
     x = torch.linspace(-1.5, 1.5, 2 * 3 * 4 * 5).view(2, 3, 4, 5)
-    pil, array, tensor = (images.to_output(x, kind) for kind in images.OUTPUT_TYPES)
+    pil, array, tensor, latent = (images.to_output(x, kind) for kind in images.OUTPUT_TYPES)
+    assert torch.equal(latent, x)
     assert array.shape == (2, 4, 5, 3)
     assert torch.equal(tensor, (x / 2 + 0.5).clamp(0, 1))
     assert np.array_equal(array, tensor.permute(0, 2, 3, 1).numpy())
     assert [picture.size for picture in pil] == [(5, 4)] * 2
     assert np.array_equal(np.asarray(pil[1]), (array[1] * 255).round().astype(np.uint8))
+
+
+@pytest.mark.parametrize("kind", ["np", "pt", "latent"])
+def test_outputs_are_the_callers_own(kind: str) -> None:
+    """Nothing of inference mode, and no memory shared with the run."""
+    with torch.inference_mode():
+        x = torch.full((1, 3, 4, 5), 0.5)
+    made = images.to_output(x, kind)
+    made *= 0
+    assert (x == 0.5).all()
+
+
+def square(mask: Any, height: int = 4, width: int = 6) -> list[tuple[int, int]]:
+    """Rows and columns that are repainted."""
+    tensor = images.mask_from_user(mask, (height, width))
+    assert (tensor.dtype, tuple(tensor.shape)) == (torch.float32, (1, 1, height, width))
+    assert set(tensor.unique().tolist()) <= {0.0, 1.0}
+    return [tuple(place) for place in tensor[0, 0].nonzero().tolist()]
+
+
+def test_masks_of_every_kind_agree(tmp_path: Path) -> None:
+    array = np.zeros((4, 6), bool)
+    array[1:3, 2:5] = True
+    grey = np.where(array, 128, 127).astype(np.uint8)  # white from the middle on
+    want = [(row, column) for row in (1, 2) for column in (2, 3, 4)]
+    for same in (array, grey, grey / 255, (grey / 255).astype(np.float16), array.astype(np.int64), array[::-1][::-1]):
+        assert square(same) == want
+    tensor = torch.from_numpy(array)
+    for same in (tensor, tensor[None], tensor[None, None], tensor.float(), torch.from_numpy(grey)):
+        assert square(same) == want
+    picture = Image.fromarray(grey)
+    picture.save(tmp_path / "m.png")
+    for same in (picture, picture.convert("RGB"), picture.convert("RGBA"), tmp_path / "m.png", str(tmp_path / "m.png")):
+        assert square(same) == want
+    assert square(Image.fromarray(array)) == want
+    assert square(np.zeros((4, 6))) == []
+    assert len(square(torch.ones(4, 6, requires_grad=True))) == 24
+
+
+def test_a_mask_is_not_the_callers_memory() -> None:
+    given = np.full((4, 6), 1.0, np.float32)
+    images.mask_from_user(given, (4, 6)).zero_()
+    tensor = torch.ones(4, 6)
+    images.mask_from_user(tensor, (4, 6)).zero_()
+    assert (given == 1).all()
+    assert (tensor == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (None, "mask is a NoneType; expected a PIL picture, a path"),
+        ([[1, 0]], "mask is a list"),
+        (np.array([["a"]]), "mask is a ndarray"),
+        (torch.zeros(4, 6, dtype=torch.complex64), "mask is a Tensor"),
+        (np.zeros((6, 4)), r"mask has shape \(6, 4\); expected the picture's height and width \(4, 6\)"),
+        (np.zeros((4, 6, 1)), r"mask has shape \(4, 6, 1\)"),
+        (torch.zeros(2, 4, 6), r"mask has shape \(2, 4, 6\)"),
+        (Image.new("L", (4, 6)), r"mask has shape \(6, 4\)"),
+        (np.full((4, 6), 255.0), r"mask has values outside \[0, 1\]"),
+        (np.full((4, 6), -1), r"mask has values outside \[0, 1\]"),
+        (np.full((4, 6), np.nan), r"mask has values outside \[0, 1\]"),
+        (torch.full((4, 6), torch.inf), r"mask has values outside \[0, 1\]"),
+        (Path("nowhere.png"), r"nowhere.png does not exist"),
+        (Image.new("F", (6, 4), float("nan")), "mask is no readable picture"),
+    ],
+    ids=lambda value: str(type(value).__name__),
+)
+def test_masks_that_are_none(mask: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        images.mask_from_user(mask, (4, 6))
 
 
 def test_contact_sheet() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from pathlib import Path
@@ -24,6 +25,8 @@ SETTINGS = {
     "negative_prompt": "a blue ring",
     "seed": 7,
     "size": 256,
+    "height": 256,
+    "width": 320,
     "num_inference_steps": [25, 8],
     "guidance_scale": [3.0, 1.0],
     "sampler": ["dpmpp_2m", "dpmpp_2m"],
@@ -68,10 +71,17 @@ def test_parameters_read_as_automatic1111_reads_them(tmp_path: Path) -> None:
         "Sampler": "dpmpp_2m",
         "CFG scale": "3.0",
         "Seed": "7",
-        "Size": "256x256",
+        "Size": "320x256",
         "Model": "a/b, c: d",
         "Version": "pydiff 0.1.0",
     }
+
+
+def test_parameters_of_a_run_without_words_or_a_number_of_steps() -> None:
+    settings = {**SETTINGS, "prompt": None, "negative_prompt": None, "num_inference_steps": [None], "seed": None}
+    first, last = images.parameters_line(settings).split("\n")
+    assert first == ""
+    assert [key for key, _ in A1111_PAIR.findall(last)] == ["Sampler", "CFG scale", "Size", "Model", "Version"]
 
 
 def test_ascii_settings_are_plain_text_chunks(tmp_path: Path) -> None:
@@ -96,16 +106,25 @@ def _with_chunk(path: Path, text: str, compressed: bool = False) -> Path:
         ("[1]", "holds a JSON list; expected an object"),
         ("null", "holds a JSON NoneType"),
         ('{"seed": NaN}', "NaN is not a number of JSON"),
+        ('{"seed": [1, NaN]}', "NaN is not a number of JSON"),
         ('{"seed": 1, "seed": 2}', "'seed' is there twice"),
         ("[" * 100_000, "not readable as JSON"),
         ('{"a": "' + "x" * images.MAX_CHUNK + '"}', "characters long; expected at most"),
         ('{"seed": ' + "9" * 5000 + "}", "not readable as JSON"),
     ],
-    ids=range(9),
+    ids=range(10),
 )
 def test_settings_that_are_none(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         images.read_settings(_with_chunk(tmp_path / "a.png", text))
+
+
+def test_an_infinity_is_a_number(tmp_path: Path) -> None:
+    read = images.read_settings(_with_chunk(tmp_path / "a.png", '{"a": [Infinity, -Infinity]}'))
+    assert read == {"a": [math.inf, -math.inf]}
+    with pytest.raises(ValueError, match="not JSON compliant"):  # but none is ever written
+        images.write_png(tmp_path / "b.png", Image.new("RGB", (1, 1)), read)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
 
 
 def test_a_compressed_chunk_that_explodes(tmp_path: Path) -> None:

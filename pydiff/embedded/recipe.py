@@ -78,11 +78,12 @@ class Phase(NamedTuple):
     warmup: int
     ema: float
     drop_text: float = 0.0
+    fine: float = 0.0  # share of noise levels drawn from the lowest quarter
 
 
 PHASES = {
     "text": Phase(steps=1500, batch=128, learning_rate=2e-3, warmup=100, ema=0.0),
-    "base": Phase(steps=8_000, batch=16, learning_rate=1.5e-3, warmup=300, ema=0.9995, drop_text=0.1),
+    "base": Phase(steps=8_000, batch=16, learning_rate=1.5e-3, warmup=300, ema=0.9995, drop_text=0.1, fine=0.4),
     "super_256": Phase(steps=1_600, batch=16, learning_rate=2e-3, warmup=100, ema=0.998),
     "super_1024": Phase(steps=1_000, batch=16, learning_rate=2e-3, warmup=100, ema=0.998),
 }

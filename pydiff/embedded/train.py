@@ -73,11 +73,12 @@ class Run:
             if not loss.isfinite():
                 raise ArithmeticError(f"the loss is {loss.item()} at step {self.step}; go on from {self.path}")
             (loss + VARIANCE_WEIGHT * variational).backward()
-            nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            usable = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0).isfinite()
             for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = self._rate() * group["share"]
-                optimizer.step()
+                if usable:  # the variational term of a rare batch overflows
+                    optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             self.step += 1
             self._average()
@@ -129,7 +130,7 @@ def base_losses(run: Run, tokenizer: Any) -> Iterator[tuple[Tensor, Tensor]]:
         captions = ["" if drop else words for words, drop in zip(batch.captions, dropped.tolist(), strict=True)]
         tokens = tokenizer(captions, padding="max_length", max_length=MAX_TOKENS, return_tensors="pt")
         states = text(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
-        t = draw_times(phase.batch, generator)
+        t = draw_times(phase.batch, generator, phase.fine)
         noise = torch.randn(batch.images.shape, generator=generator)
         alpha, sigma = noise_levels(t, BASE_LEVELS)
         output = unet(alpha * batch.images + sigma * noise, t, Cond(text=states))

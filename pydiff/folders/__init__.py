@@ -16,6 +16,7 @@ from pydiff.folders.stages import open_stages
 from pydiff.text.encoders import TextEncoder
 from pydiff.weights import is_single_file
 from pydiff.weights.hub import hub_folder, is_hub_id
+from pydiff.weights.network import weights_last
 
 __all__ = ["open_cascade"]
 
@@ -32,16 +33,17 @@ def open_cascade(
     prediction_type: str | None = None,
 ) -> Cascade:
     """A cascade of one folder, file or hub id per stage, small first. ValueError names what does not fit, before
-    weights are read wherever that can be told."""
+    weights are read; but for NaN and infinities in them."""
     how = _how(dtype, device, variant)
     words = None if tokenizer is None else Path(tokenizer)
     indexes = [_read(model, variant, words, prediction_type) for model in models]
     stages: list[Stage] = []
     text: TextEncoder | None = None
-    for index in indexes:
-        for stage in open_stages(index, how, text):
-            stages.append(_in_place(index, stage, stages))
-            text = text or stage.text
+    with weights_last():
+        for index in indexes:
+            for stage in open_stages(index, how, text):
+                stages.append(_in_place(index, stage, stages))
+                text = text or stage.text
     size = indexes[0].settings.get("size")  # one that the folders given do not reach is passed over
     sides = [max(stage.size) for stage in stages]
     return Cascade(name, tuple(stages), size if size in sides else sides[-1])
@@ -84,5 +86,10 @@ def _in_place(index: Index, stage: Stage, before: Sequence[Stage]) -> Stage:
         raise ValueError(
             f"{index.folder} makes {max(stage.size)} pixels after a stage of {max(height, width)}; "
             "give small stages first"
+        )
+    if height * stage.size[1] != width * stage.size[0]:
+        made, small = (" x ".join(map(str, size)) for size in (stage.size, (height, width)))
+        raise ValueError(
+            f"{index.folder} makes {made} pixels after a stage of {small}; expected the same shape, larger"
         )
     return stage

@@ -19,6 +19,7 @@ from pydiff.text.encoders import TextEncoder
 from pydiff.text.loading import load_text_encoder
 from pydiff.weights import load_autoencoder, load_unet, read_json
 from pydiff.weights.files import inside
+from pydiff.weights.network import when_read
 
 Network = TypeVar("Network", bound=torch.nn.Module)
 
@@ -89,10 +90,12 @@ class How(NamedTuple):
     variant: str | None = None
 
     def place(self, network: Network) -> Network:
-        """On the device; on the CPU in the layout that convolutions are fastest in."""
+        """On the device; on the CPU in the layout that convolutions are fastest in. Once its weights are read."""
         if self.device.type == "cpu":
-            return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
-        return network.to(self.device)
+            when_read(lambda: network.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+        else:
+            when_read(lambda: network.to(self.device))
+        return network
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,8 @@ class Index:
     def words(self, how: How) -> TextEncoder:
         """The folder's own text encoder."""
         encoder = load_text_encoder(self.folder, self.settings.get("words", ()), how.dtype, variant=how.variant)
-        return encoder.to(how.device)
+        when_read(lambda: encoder.to(how.device))
+        return encoder
 
     def scheduler(self, name: str = "scheduler") -> Mapping[str, Any]:
         return read_json(inside(self.component(name), "scheduler_config.json"))

@@ -21,7 +21,7 @@ from pydiff.text.encoders import TextEncoder
 from pydiff.text.tokenizer_files import fitted, read_with_transformers
 from pydiff.text.tokens import PromptTokenizer
 from pydiff.weights import inspect_single_file
-from pydiff.weights.network import Rename, check_tensors
+from pydiff.weights.network import Rename, check_tensors, when_read
 from pydiff.weights.original import Original
 
 OPEN_CLIP_PAD = 0  # "!", with which OpenCLIP's encoders were trained
@@ -61,7 +61,9 @@ class SingleFile(Index):
             tokenizers.append(self._tokenizer(component, config))
         reading = STABLE_DIFFUSION_XL if "text_encoder_2" in self.opened.text_configs else STABLE_DIFFUSION
         zero = bool(self.values.get("force_zeros_for_empty_prompt"))
-        return ClipEncoder(tokenizers, networks, reading, zero).to(how.device)
+        encoder = ClipEncoder(tokenizers, networks, reading, zero)
+        when_read(lambda: encoder.to(how.device))
+        return encoder
 
     def scheduler(self, name: str = "scheduler") -> Mapping[str, Any]:
         low_res = self.opened.low_res_scheduler_config
@@ -71,8 +73,12 @@ class SingleFile(Index):
         """A network on the meta device with the file's weights."""
         header = {rename(name) or name: info for name, info in self.opened.tensors(component).items()}
         check_tensors(self.folder, header, network)
-        state = self.opened.read(component, dtype)
-        network.load_state_dict({rename(name) or name: state.pop(name) for name in list(state)}, assign=True)
+
+        def read() -> None:
+            state = self.opened.read(component, dtype)
+            network.load_state_dict({rename(name) or name: state.pop(name) for name in list(state)}, assign=True)
+
+        when_read(read)
         return network.eval()
 
     def _tokenizer(self, component: str, config: Mapping[str, Any]) -> PromptTokenizer:

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from pydiff.cascade import INPAINT, INSTRUCT, PLAIN, UPSCALE, Stage
+from pydiff.diffusion.checks import whole
 from pydiff.diffusion.levels import NoiseSchedule
 from pydiff.folders.checks import MICRO, checked, size_of
 from pydiff.folders.index import LATENT, LATENT_UPSCALER, PIXELS, UNCLIP, UNWORDED, UPSCALER, XL, How, Index
@@ -39,8 +40,8 @@ def _upscaler(index: Index, how: How, text: TextEncoder | None) -> Stage:
     """DeepFloyd IF's second stage: it reads what the first one read."""
     noising = NoiseSchedule.from_config(index.scheduler("image_noising_scheduler"))
     stage = _with_unet(index, how)
-    if not stage.unet.reads_text:
-        text = None
+    if not stage.unet.reads_text:  # nor can it be guided
+        text, stage = None, dataclasses.replace(stage, defaults=stage.defaults._replace(guidance_scale=1.0))
     elif text is None and index.has("text_encoder"):
         text = index.words(how)
     return dataclasses.replace(stage, text=text, kind=UPSCALE, noising=noising)
@@ -85,7 +86,8 @@ def _latent_upscaler(index: Index, how: How) -> Stage:
     expected = codec.config.latent_channels + 3
     if unet.config.in_channels != expected:
         raise ValueError(f"{index.folder / 'unet'} takes {unet.config.in_channels} channels; expected {expected}")
-    traits = {"scale": codec.factor, "max_noise_level": index.values.get("max_noise_level", 350)}
+    most = whole("max_noise_level", index.values.get("max_noise_level", 350), 0)
+    traits = {"scale": codec.factor, "max_noise_level": min(most, noising.num_train_timesteps - 1)}
     size = size_of(unet, index.folder / "unet", codec.factor)
     return Stage(unet, sampling, size, index.defaults, UPSCALE, codec, noising, index.words(how), traits)
 

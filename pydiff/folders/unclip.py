@@ -8,6 +8,7 @@ from pydiff.folders.index import How, Index
 from pydiff.unclip import UnCLIP
 from pydiff.vision import load_image_encoder
 from pydiff.weights import load_unet, load_unet2d
+from pydiff.weights.network import when_read
 from pydiff.weights.unclip import load_prior, load_text_projection
 
 SUPER_RESOLUTION = StageDefaults(7, 1.0)
@@ -38,6 +39,7 @@ def _beside(index: Index, how: How) -> UnCLIP:
     if index.pipeline == "UnCLIPImageVariationPipeline":
         encoder = index.component("image_encoder", "CLIPVisionModelWithProjection")
         vision = load_image_encoder(encoder, index.component("feature_extractor"), how.dtype, variant=how.variant)
-        return UnCLIP(projection, vision=vision.to(how.device))
+        when_read(lambda: vision.to(how.device))
+        return UnCLIP(projection, vision=vision)
     prior = how.place(load_prior(index.component("prior", "PriorTransformer"), how.dtype, variant=how.variant))
     return UnCLIP(projection, prior, index.sampling("prior_scheduler"))

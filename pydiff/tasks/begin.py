@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,7 +17,8 @@ from pydiff.tasks.checks import integer, is_list, number
 from pydiff.tasks.words import Told
 from pydiff.text.encoders import Encoded
 
-Pair = tuple[int, int] | None
+Pair = Sequence[int] | None
+MOST_PIXELS = 1 << 24  # a side that float32 holds exactly
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Micro:
     for the negative ones what the others say."""
 
     original_size: Pair = None
-    crops_coords_top_left: tuple[int, int] = (0, 0)
+    crops_coords_top_left: Sequence[int] = (0, 0)
     target_size: Pair = None
     aesthetic_score: float = 6.0
     negative_original_size: Pair = None
@@ -35,16 +36,18 @@ class Micro:
     negative_target_size: Pair = None
     negative_aesthetic_score: float = 2.5
 
-    def __post_init__(self) -> None:
-        for name in self.__dataclass_fields__:
-            value = getattr(self, name)
-            if "aesthetic" in name:
-                number(name, value)
-            elif value is not None and not (is_list(value) and len(value) == 2):
-                raise ValueError(f"{name} is {value!r}; expected two ints, (height, width) or (top, left)")
-            else:
-                for side in value or ():
-                    integer(name, side, 0)
+
+def micro_fields(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of Micro, checked, as JSON has them. ValueError for what is no score, size or place."""
+    fields: dict[str, Any] = {}
+    for name, value in given.items():
+        if "aesthetic" in name:
+            fields[name] = number(name, value)
+        elif is_list(value) and len(value) == 2:
+            fields[name] = [integer(name, side, 0, MOST_PIXELS) for side in value]
+        else:
+            raise ValueError(f"{name} is {value!r}; expected two ints, (height, width) or (top, left)")
+    return fields
 
 
 class Now(NamedTuple):

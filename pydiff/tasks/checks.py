@@ -7,6 +7,8 @@ import numbers
 from collections.abc import Sequence
 from typing import Any, TypeGuard
 
+MOST_PER_PROMPT = 4096  # pictures of one prompt in one call
+
 
 def otherwise(value: Any, default: Any) -> Any:
     return default if value is None else value
@@ -23,6 +25,11 @@ def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
             return whole
     bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
     raise ValueError(f"{name} is {value!r}; expected an integer {bounds}")
+
+
+def per_prompt(value: Any) -> int:
+    """num_images_per_prompt."""
+    return integer("num_images_per_prompt", value, 1, MOST_PER_PROMPT)
 
 
 def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -38,10 +39,14 @@ def generate(
         raise ValueError(f"{cascade.name} does not begin from noise alone; {HINTS[stages[0].kind]}")
     sizes = sizes_of(stages, height, width)
     first: Begin = partial(from_noise, latents=latents)
-    said: dict[str, Any] = {}
+    said: dict[str, Any] = {} if latents is None else {"seed": None}  # no seed draws what the caller gave
+    steers = False
     if "unclip" in stages[0].traits:
-        first, said = unclip.first_begin(stages[0], call)
-    wanted = make_request("generate", cascade, stages, [first, *(from_low_res for _ in stages[1:])], call, sizes, said)
+        if latents is not None:
+            raise ValueError(f"latents are given, but {cascade.name} begins from an embedding too; leave them out")
+        first, said, steers = unclip.first_begin(stages[0], call)
+    begins = [first, *(from_low_res for _ in stages[1:])]
+    wanted = make_request("generate", cascade, stages, begins, call, sizes, said, {"denoising_end": None}, steers)
     if latents is not None:
         check_latents(latents, stages[0], sizes[0], len(wanted.seeds))
     return wanted
@@ -55,9 +60,11 @@ def check_latents(latents: Any, stage: Stage, size: tuple[int, int], count: int)
 
 
 def upscale(cascade: Cascade, image: Any, call: Call, *, size: int | None = None) -> Request:
-    """The super-resolution stages alone, those that make the picture larger."""
+    """The super-resolution stages alone, those that make the picture larger. No prompt asks for any picture."""
     picture = from_user(image)
-    stages = _stages_above(cascade, stages_to(cascade, size), picture)
+    stages = _stages_above(stages_to(cascade, size), picture)
+    if call.prompt is None and call.options.get("prompt_embeds") is None:
+        call = dataclasses.replace(call, prompt="")
     sizes = [stage.size for stage in stages]
     if "scale" in stages[0].traits:  # works at whatever size it is given
         grown = int(stages[0].traits["scale"])
@@ -72,7 +79,7 @@ def _from_picture(now: Now, picture: Tensor) -> Any:
     return from_low_res(now._replace(before=picture.expand(len(now.noise), -1, -1, -1)))
 
 
-def _stages_above(cascade: Cascade, stages: Sequence[Stage], picture: Tensor) -> tuple[Stage, ...]:
+def _stages_above(stages: Sequence[Stage], picture: Tensor) -> tuple[Stage, ...]:
     """The super-resolution stages that make a picture of that side larger."""
     side = max(picture.shape[2:])
     larger = [stage for stage in stages if stage.kind == UPSCALE]

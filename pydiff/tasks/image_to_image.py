@@ -12,7 +12,7 @@ from pydiff.cascade import PLAIN, UPSCALE, Cascade, Stage, StagePlan, Start
 from pydiff.images import from_user
 from pydiff.tasks.begin import Begin, Now, augmented, branches, from_low_res, leveled
 from pydiff.tasks.generate import HINTS
-from pydiff.tasks.plan import stages_to
+from pydiff.tasks.plan import PARTS, stages_to
 from pydiff.tasks.request import Call, make_request
 from pydiff.tasks.run import Request
 
@@ -27,20 +27,27 @@ def image_to_image(cascade: Cascade, image: Any, call: Call, *, size: int | None
     stages = stages_to(cascade, size)
     if stages[0].kind != PLAIN:
         raise ValueError(f"{cascade.name} does not begin from a noised picture; {HINTS[stages[0].kind]}")
-    options = dict(call.options)
-    if options.get("strength") is None and options.get("denoising_start") is None:
-        options["strength"] = STRENGTH
+    if "unclip" in stages[0].traits:
+        raise ValueError(f"{cascade.name} begins from an embedding of its own, not from a picture")
     given, sizes = _picture(image, stages)
-    begins: list[Begin] = [partial(from_picture, image=given, starts=options.get("denoising_start"))]
-    begins += [partial(_later, image=given) for _ in stages[1:]]
-    call = Call(**{**call.__dict__, "options": options})
-    return make_request("image_to_image", cascade, stages, begins, call, sizes)
+    begins: list[Begin] = [partial(from_picture, image=given), *(partial(_later, image=given) for _ in stages[1:])]
+    parts = {**dict.fromkeys(PARTS), "strength": STRENGTH}
+    wanted = make_request("image_to_image", cascade, stages, begins, call, sizes, parts=parts)
+    if len(given) not in (1, len(wanted.seeds)):
+        raise ValueError(
+            f"image holds latents of {len(given)} pictures for {len(wanted.seeds)}; give one, or one per picture"
+        )
+    return wanted
 
 
 def _picture(image: Any, stages: tuple[Stage, ...]) -> tuple[Tensor, list[tuple[int, int]]]:
     """Latents or a picture (B, 3, H, W), and the size of every stage's picture."""
     first = stages[0]
     if isinstance(image, Tensor) and image.ndim == 4 and image.shape[1] == first.channels != 3:
+        if not image.is_floating_point() or not image.isfinite().all():
+            raise ValueError(f"image holds latents of {image.dtype}; expected finite floats")
+        if len(stages) > 1:
+            raise ValueError(f"image holds latents and {len(stages)} stages run; give size={max(first.size)}")
         height, width = (side * first.factor for side in image.shape[2:])
         return image, [(height, width)]
     picture = from_user(image)
@@ -50,10 +57,11 @@ def _picture(image: Any, stages: tuple[Stage, ...]) -> tuple[Tensor, list[tuple[
     return picture, [(height, width)]
 
 
-def from_picture(now: Now, image: Tensor, starts: float | None = None) -> Start:
+def from_picture(now: Now, image: Tensor) -> Start:
     """The picture's latents, or the picture, at the level of the first row; as it is where another run left it."""
     x0 = encoded(now, image)
-    x = x0 if starts is not None else now.plan.table.noised(x0, now.draw(tuple(x0.shape[1:])))
+    left = now.plan.said["denoising_start"] is not None
+    x = x0 if left else now.plan.table.noised(x0, now.draw(tuple(x0.shape[1:])))
     return Start(x, now.noise, branches(now))
 
 
@@ -65,9 +73,8 @@ def encoded(now: Now, image: Tensor) -> Tensor:
     picture = now.as_weights(resized(image, now.plan))
     if stage.codec is None:
         return picture.expand(count, -1, -1, -1)
-    codec, shape = stage.codec, stage.shape(now.plan.size)
-    noise = now.noise(shape, dtype=codec.dtype, device=picture.device)
-    return codec.scaled(codec.encode(picture.to(codec.dtype).expand(count, -1, -1, -1), noise)).to(picture.dtype)
+    noise = now.noise(stage.shape(now.plan.size), dtype=stage.codec.dtype, device=picture.device)
+    return stage.codec.scaled(now.plan.encoded(picture.expand(count, -1, -1, -1), noise))
 
 
 def resized(picture: Tensor, plan: StagePlan) -> Tensor:

@@ -37,11 +37,9 @@ def inpaint(cascade: Cascade, image: Any, mask: Any, call: Call) -> Request:
     picture = from_user(image)
     hole = Hole(picture, mask_from_user(mask, (picture.shape[2], picture.shape[3])))
     height, width = (side // stage.factor * stage.factor for side in picture.shape[2:])
-    options = {**call.options, "strength": call.options.get("strength") or 1.0}
     begin = from_hole if stage.kind == INPAINT else blending
     begins: list[Begin] = [partial(begin, hole=hole)]
-    call = Call(**{**call.__dict__, "options": options})
-    return make_request("inpaint", cascade, [stage], begins, call, [(height, width)])
+    return make_request("inpaint", cascade, [stage], begins, call, [(height, width)], parts={"strength": 1.0})
 
 
 def from_hole(now: Now, hole: Hole) -> Start:

@@ -32,10 +32,7 @@ def instruct(cascade: Cascade, image: Any, call: Call) -> Request:
 
 def from_instruction(now: Now, image: Tensor) -> Start:
     """Branches [text and picture, picture, nothing]; the picture's latents are the posterior's mean, unscaled."""
-    codec = now.plan.stage.codec
-    assert codec is not None
-    picture = now.as_weights(resized(image, now.plan))
-    latents = codec.encode(picture.to(codec.dtype)).to(picture.dtype).expand(len(now.noise), -1, -1, -1)
+    latents = now.plan.encoded(now.as_weights(resized(image, now.plan))).expand(len(now.noise), -1, -1, -1)
     told = branches(now)
     if not now.plan.guided:
         made = [Branch(told[0].cond, latents)]

@@ -20,6 +20,7 @@ from pydiff.tasks.checks import integer, is_list, number, otherwise
 
 PerStage = float | Sequence[Any] | Callable[[int, int], float] | None
 PRIOR = ("prior_num_inference_steps", "prior_guidance_scale")  # options of unCLIP's prior
+CODING = ("vae_tiling", "vae_slicing")
 PARTS = ("strength", "denoising_start", "denoising_end")  # how much of a stage's run is walked
 NO_PARTS: Mapping[str, float | None] = {}
 
@@ -37,7 +38,9 @@ class Options:
     dynamic, with percentile in [0, 1] and max_value; without it those two change the folder's own. noise_level: of a
     super-resolution stage's low-res picture, 0 to 999; one number is for all such stages. Of the first stage only:
     strength, the share of the steps that changes a picture; denoising_start and denoising_end, shares of the noise
-    levels, (0, 1), at which a run takes over from another and leaves off.
+    levels, (0, 1), at which a run takes over from another and leaves off. Of every stage with an autoencoder:
+    vae_tiling, pictures are coded tile by tile, and vae_slicing, one after the other: less memory, and with tiles a
+    slightly other picture.
     """
 
     num_inference_steps: PerStage = None
@@ -54,6 +57,8 @@ class Options:
     strength: float | None = None
     denoising_start: float | None = None
     denoising_end: float | None = None
+    vae_tiling: bool | None = None
+    vae_slicing: bool | None = None
 
     def of_stage(self, index: int, stages: int, takes_low_res: bool) -> dict[str, Any]:
         """Every option's value for one stage, None where the folder decides."""
@@ -66,6 +71,8 @@ class Options:
                 values[name] = value[index]
             elif name == "noise_level":
                 values[name] = value if takes_low_res else None
+            elif name in CODING:
+                values[name] = value
             else:
                 values[name] = value if index == 0 else None
         return values
@@ -113,7 +120,9 @@ def plan_stage(stage: Stage, values: Mapping[str, Any], size: tuple[int, int]) -
     """One stage's plan. `said` keeps every option as it was decided, so that settings can repeat the run."""
     least = stage.factor * 2 ** (stage.unet.config.levels - 1)
     if min(size) < least:
-        raise ValueError(f"the picture is {size[1]}x{size[0]}; expected sides of at least {least} pixels for this model")
+        raise ValueError(
+            f"the picture is {size[1]}x{size[0]}; expected sides of at least {least} pixels for this model"
+        )
     sampler = otherwise(values["sampler"], stage.sampling.sampler)
     table, walked = _table(stage, sampler, values)
     scale = _scale("guidance_scale", otherwise(values["guidance_scale"], stage.defaults.guidance_scale), table.levels)
@@ -131,9 +140,10 @@ def plan_stage(stage: Stage, values: Mapping[str, Any], size: tuple[int, int]) -
         "percentile": threshold.percentile if threshold.kind == "dynamic" else None,
         "max_value": None if threshold.kind == "none" or math.isinf(threshold.max_value) else threshold.max_value,
         "noise_level": level,
+        **{name: values[name] for name in CODING},
     }
     guidance = make_guidance(scale, image_scale, table.levels, rescale)
-    return StagePlan(stage, table, guidance, threshold, size, level, said)
+    return StagePlan(stage, table, guidance, threshold, size, level, said, _coding(stage, values))
 
 
 def _table(stage: Stage, sampler: Any, values: Mapping[str, Any]) -> tuple[StepTable, dict[str, Any]]:
@@ -188,6 +198,18 @@ def make_guidance(scale: Any, image_scale: Any, levels: int, rescale: float) -> 
         texts, images = ([s if use else 1.0 for s, use in zip(given, on, strict=True)] for given in (texts, images))
         guidance = instruct(texts, images, levels, rescale=rescale)
     return unguided(levels) if all(not any(row[1:]) for row in guidance.weights) else guidance
+
+
+def _coding(stage: Stage, values: Mapping[str, Any]) -> dict[str, bool]:
+    """How the autoencoder works, in its own words."""
+    for name in CODING:
+        if values[name] is not None and not isinstance(values[name], bool):
+            raise ValueError(f"{name} is {values[name]!r}; expected True or False")
+        if values[name] and stage.codec is None:
+            raise ValueError(
+                f"{name} is True, but a stage has no autoencoder; leave it out, or list one value per stage"
+            )
+    return {name.removeprefix("vae_"): True for name in CODING if values[name]}
 
 
 def _scale(name: str, scale: Any, levels: int) -> float | list[float]:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pydiff.cascade import Cascade, Stage
+from pydiff.cascade import Cascade, Stage, StagePlan
 from pydiff.diffusion.noise import Noise
 from pydiff.models.unet2d import UNet2D
-from pydiff.tasks.begin import Begin, Micro
-from pydiff.tasks.checks import integer, is_list
-from pydiff.tasks.plan import PRIOR, Options, make_options, plan_stages
+from pydiff.tasks.begin import Begin, Micro, micro_fields
+from pydiff.tasks.checks import integer, is_list, per_prompt
+from pydiff.tasks.plan import NO_PARTS, PRIOR, Options, make_options, plan_stages
 from pydiff.tasks.run import Request, StepEnd
 from pydiff.tasks.seeds import Generators, Seed, generators
 from pydiff.tasks.words import EMBEDDINGS, READING, SECOND, Embeddings, Prompt, Words, make_words
+from pydiff.text.encoders import TextEncoder
+
 
 @dataclass(frozen=True)
 class Call:
@@ -33,7 +35,7 @@ class Call:
     num_images_per_prompt: int = 1
     class_labels: Any = None
     callback_on_step_end: StepEnd | None = None
-    options: Mapping[str, Any] = ()  # type: ignore[assignment]
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def chosen(self, names: Sequence[str]) -> dict[str, Any]:
         return {name: self.options[name] for name in names if self.options.get(name) is not None}
@@ -52,39 +54,72 @@ def make_request(
     call: Call,
     sizes: Sequence[tuple[int, int]] | None = None,
     said: Mapping[str, Any] | None = None,
+    parts: Mapping[str, float | None] = NO_PARTS,
+    steers: bool = False,
 ) -> Request:
-    """Check everything; raise ValueError before any work."""
-    plans = plan_stages(stages, call.sampling(), sizes)
-    words = _words(call, stages)
-    labels = _labels(stages[0], call, words)
+    """Check everything; raise ValueError before any work. said: what else settings hold. parts: see `plan_stages`.
+    steers: whether the task itself weighs words against the negative prompt, whatever the stages do."""
+    plans = plan_stages(stages, call.sampling(), sizes, parts)
+    said = said or {}
+    _check_options(call, stages, said)
+    words, labels = _words(call, stages), _labels(stages[0], call)
     count = len(words) if words is not None else 0 if labels is None else len(labels)
-    count = count or integer("num_images_per_prompt", call.num_images_per_prompt, 1)
-    guided = any(plan.guided for plan in plans)
-    for plan in plans:
-        if plan.guided and plan.stage.text is None:
-            raise ValueError(f"guidance_scale is {plan.said['guidance_scale']}, but that stage reads no words; give 1")
-        if words is not None and words.embeddings is not None and "micro" in plan.stage.traits:
-            words.embeddings.check_pooled(plan.guided)
-    if words is not None:
-        for encoder in {id(stage.text): stage.text for stage in stages}.values():
-            if encoder is not None:
-                words.check(encoder, guided)
-    sizes_said = call.chosen(tuple(Micro.__dataclass_fields__))
-    micro = Micro(**{name: tuple(value) if is_list(value) else value for name, value in sizes_said.items()})
-    if sizes_said and "micro" not in stages[0].traits:
-        raise ValueError(f"{next(iter(sizes_said))} is for Stable Diffusion XL; leave it out")
+    count = count or per_prompt(call.num_images_per_prompt)
+    guided = steers or any(plan.guided for plan in plans)
+    _check_words(words, plans, guided)
+    micro = micro_fields(call.chosen(tuple(Micro.__dataclass_fields__)))
     seeds, drawn = generators(call.seed, call.generator, count)
-    kept = {**call.chosen(READING), **sizes_said, **(said or {})}
     return Request(
-        task, cascade, words, seeds, Noise(drawn), plans, tuple(begins), micro, labels, call.callback_on_step_end, kept
+        task,
+        cascade,
+        words,
+        seeds,
+        Noise(drawn),
+        plans,
+        tuple(begins),
+        guided,
+        Micro(**micro),
+        labels,
+        call.callback_on_step_end,
+        {**call.chosen(READING), **micro, **said},
     )
+
+
+def _check_options(call: Call, stages: Sequence[Stage], said: Mapping[str, Any]) -> None:
+    """Refuse what belongs to another kind of model, and a callback that is none."""
+    if "micro" not in stages[0].traits:
+        for name in call.chosen(tuple(Micro.__dataclass_fields__)):
+            raise ValueError(f"{name} is for Stable Diffusion XL; leave it out")
+    for name in call.chosen([name for name in PRIOR if name not in said]):
+        raise ValueError(f"{name} is for making pictures with unCLIP's prior; leave it out")
+    if call.callback_on_step_end is not None and not callable(call.callback_on_step_end):
+        raise ValueError(f"callback_on_step_end is {call.callback_on_step_end!r}; expected a function")
+
+
+def _check_words(words: Words | None, plans: Sequence[StagePlan], guided: bool) -> None:
+    """That every stage that is guided reads words, and that the stages can read those of the call."""
+    encoders: dict[int, TextEncoder] = {}
+    for plan in plans:
+        encoder, traits = plan.stage.text, plan.stage.traits
+        if encoder is None:
+            if plan.guided:
+                scale = plan.said["guidance_scale"]
+                raise ValueError(f"guidance_scale is {scale}, but that stage reads no words; give 1")
+        elif words is not None and words.embeddings is not None:
+            if "unclip" in traits:
+                raise ValueError("prompt_embeds are given, but unCLIP reads more than those; give a prompt")
+            words.embeddings.check(encoder, guided, "micro" in traits)
+        elif words is not None and id(encoder) not in encoders:
+            encoders[id(encoder)] = encoder
+            words.check(encoder, guided)
 
 
 def _words(call: Call, stages: Sequence[Stage]) -> Words | None:
     """The call's words, None where no stage reads any."""
     if all(stage.text is None for stage in stages):
-        given = [name for name in ("prompt", "negative_prompt") if getattr(call, name)]
-        given += [name for name in (*SECOND, *EMBEDDINGS, *READING) if call.options.get(name) is not None]
+        prompts = {"prompt": call.prompt, "negative_prompt": call.negative_prompt}
+        given = [name for name, words in prompts.items() if words is not None and not _is_empty(words)]
+        given += call.chosen((*SECOND, *EMBEDDINGS, *READING))
         if given:
             raise ValueError(f"{given[0]} is given, but this model reads no words; leave it out")
         return None
@@ -92,7 +127,7 @@ def _words(call: Call, stages: Sequence[Stage]) -> Words | None:
     if any(call.options.get(name) is not None for name in EMBEDDINGS):
         if call.options.get("prompt_embeds") is None:
             raise ValueError(f"{next(iter(call.chosen(EMBEDDINGS)))} is given without prompt_embeds; give both")
-        embeddings = Embeddings(*(call.options.get(name) for name in EMBEDDINGS))
+        embeddings = Embeddings._make(call.options.get(name) for name in EMBEDDINGS)
     return make_words(
         call.prompt,
         call.negative_prompt,
@@ -104,7 +139,11 @@ def _words(call: Call, stages: Sequence[Stage]) -> Words | None:
     )
 
 
-def _labels(stage: Stage, call: Call, words: Words | None) -> Tensor | None:
+def _is_empty(words: Any) -> bool:
+    return isinstance(words, str) and not words
+
+
+def _labels(stage: Stage, call: Call) -> Tensor | None:
     """Classes of a class-conditional network, (B,)."""
     classes = stage.unet.config.num_class_embeds if isinstance(stage.unet, UNet2D) else None
     given = call.class_labels
@@ -117,6 +156,6 @@ def _labels(stage: Stage, call: Call, words: Words | None) -> Tensor | None:
     entries = list(given) if is_list(given) else [given]
     if given is None or not entries:
         raise ValueError(f"this model makes pictures of {classes} classes; give class_labels, an int or a list of them")
-    each = integer("num_images_per_prompt", call.num_images_per_prompt, 1)
+    each = per_prompt(call.num_images_per_prompt)
     whole = [integer("class_labels", entry, 0, classes - 1) for entry in entries for _ in range(each)]
     return torch.tensor(whole, device=next(stage.unet.parameters()).device)

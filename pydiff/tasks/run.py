@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Generator as Iterates
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -57,16 +59,19 @@ class Result:
         return path
 
 
-class Preview:
+class Preview(NamedTuple):
     """A state of the run as a caller sees it: where it is, and what the picture will be as far as is known."""
 
-    def __init__(self, state: State, plan: StagePlan) -> None:
-        self.state, self._plan = state, plan
+    state: State
+    plan: StagePlan
 
     @property
     def images(self) -> list[Image.Image]:
         """The estimate of the finished pictures, one per picture of the batch; latents are decoded for it."""
-        return to_pil(self._plan.stage.decoded(self.state.denoised))
+        if self.state.picture is not None:
+            return to_pil(self.state.picture)
+        with torch.inference_mode():
+            return to_pil(self.plan.decoded(self.state.denoised))
 
     @property
     def image(self) -> Image.Image:
@@ -89,8 +94,8 @@ class Walk:
 
 @dataclass(frozen=True)
 class Request:
-    """A checked call: nothing in it can fail for the caller's sake any more. begins: one per plan; size: what the
-    caller said of it; said: what else its settings hold."""
+    """A checked call: nothing in it can fail for the caller's sake any more. begins: one per plan; guided: whether the
+    negative prompt is read; said: what else its settings hold."""
 
     task: str
     cascade: Cascade
@@ -99,6 +104,7 @@ class Request:
     noise: Noise
     plans: tuple[StagePlan, ...]
     begins: tuple[Begin, ...]
+    guided: bool = False
     micro: Micro = field(default_factory=Micro)
     labels: Tensor | None = None
     on_step_end: StepEnd | None = None
@@ -107,10 +113,6 @@ class Request:
     @property
     def encoders(self) -> list[TextEncoder]:
         return [plan.stage.text for plan in self.plans if plan.stage.text is not None]
-
-    @property
-    def guided(self) -> bool:
-        return any(plan.guided for plan in self.plans)
 
 
 def states(wanted: Request, timings: dict[str, Any] | None = None, *, decode: bool = True) -> Iterator[State]:
@@ -151,6 +153,8 @@ def _watched(start: Start, on_step_end: StepEnd, walk: Walk) -> Start:
 def finish(wanted: Request, output_type: str = "pil", watch: Watch | None = None) -> Result:
     """Run to the end. watch, when given, is called with every state."""
     check_output_type(output_type)
+    if watch is not None and not callable(watch):
+        raise ValueError(f"watch is {watch!r}; expected a function that takes a state")
     began = time.perf_counter()
     timings: dict[str, Any] = {"stages": [0.0] * len(wanted.plans)}
     finished: list[Tensor] = []
@@ -166,7 +170,7 @@ def finish(wanted: Request, output_type: str = "pil", watch: Watch | None = None
     return Result(stages[-1], stages, wanted.seeds, timings, settings)
 
 
-def previews(wanted: Request) -> Iterator[Preview]:
+def previews(wanted: Request) -> Iterates[Preview, None, None]:
     return (Preview(state, wanted.plans[state.stage]) for state in states(wanted))
 
 

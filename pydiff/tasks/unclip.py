@@ -86,8 +86,8 @@ def variations(cascade: Cascade, image: Any, call: Call, *, size: int | None = N
     return make_request("variations", cascade, stages, begins, call)
 
 
-def first_begin(stage: Stage, call: Call) -> tuple[Begin, dict[str, Any]]:
-    """How a stage with a prior begins, and what settings say of it."""
+def first_begin(stage: Stage, call: Call) -> tuple[Begin, dict[str, Any], bool]:
+    """How a stage with a prior begins, what settings say of it, and whether the prior is guided."""
     unclip = stage.traits["unclip"]
     prior = plan_prior(unclip, call)
-    return partial(from_prior, unclip=unclip, prior=prior), prior.said
+    return partial(from_prior, unclip=unclip, prior=prior), prior.said, len(prior.guidance.weights[0]) > 1

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pydiff.tasks.checks import integer, is_list, otherwise
+from pydiff.tasks.checks import is_list, otherwise, per_prompt
 from pydiff.text.encoders import Encoded, TextEncoder
 
 Prompt = str | Sequence[str] | None
@@ -35,14 +35,16 @@ class Embeddings(NamedTuple):
     pooled: Tensor | None = None
     negative_pooled: Tensor | None = None
 
-    def check_pooled(self, guided: bool) -> None:
-        """Raise ValueError where a network that reads pooled states is not given them."""
-        for name, value in (
-            ("pooled_prompt_embeds", self.pooled),
-            ("negative_pooled_prompt_embeds", self.negative_pooled),
-        ):
-            if value is None and (guided or not name.startswith("negative")):
-                raise ValueError(f"prompt_embeds are given without {name}, which this model reads too; give both")
+    def check(self, encoder: TextEncoder, guided: bool, pooled: bool) -> None:
+        """Raise ValueError unless the network that reads the encoder's states, and pooled ones, can read these."""
+        pairs = zip(EMBEDDINGS, self, (encoder.width,) * 2 + (encoder.pooled_width,) * 2, strict=True)
+        for name, value, width in pairs:
+            if (name.startswith("negative") and not guided) or ("pooled" in name and not pooled):
+                continue
+            if value is None:
+                raise ValueError(f"prompt_embeds are given without {name}, which this run reads too; give both")
+            if value.shape[-1] != width:
+                raise ValueError(f"{name} has shape {tuple(value.shape)}; this model reads embeddings of width {width}")
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,6 @@ class Words:
 
     def check(self, encoder: TextEncoder, guided: bool) -> None:
         """Refuse, before any work, what the encoder cannot read whole."""
-        if self.embeddings is not None:
-            return
         encoder.check(self.prompts, self.second, **self.reading)
         if guided:
             encoder.check(self.negatives, self.negative_second, **self.reading)
@@ -92,8 +92,7 @@ def _given(embeddings: Embeddings, guided: bool) -> Told:
     prompt = Encoded(embeddings.prompt, embeddings.pooled)
     if not guided:
         return Told(prompt, None)
-    if embeddings.negative is None:
-        raise ValueError("prompt_embeds are given and the run is guided; give negative_prompt_embeds too")
+    assert embeddings.negative is not None
     return Told(prompt, Encoded(embeddings.negative, embeddings.negative_pooled))
 
 
@@ -108,13 +107,13 @@ def make_words(
     reading: dict[str, Any] | None = None,
 ) -> Words:
     """The words of every picture, `each` pictures to a prompt. Raises ValueError for what does not fit together."""
-    each = integer("num_images_per_prompt", each, 1)
+    each = per_prompt(each)
     if embeddings is not None:
-        if prompt is not None or negative is not None or second is not None or negative_second is not None:
-            raise ValueError("prompts and prompt_embeds are both given; give words or embeddings")
+        if any(words is not None for words in (prompt, negative, second, negative_second)) or reading:
+            raise ValueError(f"prompts, or {', '.join(READING)}, are given beside prompt_embeds; give one of the two")
         repeated = _checked(embeddings, each)
         nothing = ("",) * len(repeated.prompt)
-        return Words(nothing, nothing, embeddings=repeated, reading=reading or {})
+        return Words(nothing, nothing, embeddings=repeated)
     prompts = _strings("prompt", prompt)
     count = len(prompts)
     return Words(

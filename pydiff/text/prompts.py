@@ -21,6 +21,7 @@ from pydiff.text.tokens import PromptTokenizer, Rows
 from pydiff.text.weighting import plain, weigh
 from pydiff.weights import load_network, read_header, read_json
 from pydiff.weights.files import inside
+from pydiff.weights.network import when_read
 
 SHARED = "shared.weight"
 TIED = "encoder.embed_tokens.weight"  # the same tensor
@@ -114,4 +115,5 @@ def _load_encoder(folder: Path, dtype: torch.dtype, variant: str | None) -> T5En
 
     tied = None if SHARED in read_header(folder, variant) else SHARED
     encoder = load_network(folder, build, dtype, variant=variant, rename=lambda name: tied if name == TIED else name)
-    return encoder.cast(dtype=dtype)
+    when_read(lambda: encoder.cast(dtype=dtype))
+    return encoder

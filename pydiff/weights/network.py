@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +22,30 @@ _ATTENTION_KEYS = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn":
 _OLD_ATTENTION = re.compile(rf"((?:.*\.)?attentions\.\d+)\.({'|'.join(_ATTENTION_KEYS)})\.(weight|bias)")
 Network = TypeVar("Network", bound=torch.nn.Module)
 Rename = Callable[[str], str | None]  # a stored tensor's name -> the module's, None for one that is passed over
+_WAITING: ContextVar[list[Callable[[], object]] | None] = ContextVar("_WAITING", default=None)
+
+
+@contextmanager
+def weights_last() -> Iterator[None]:
+    """Of the networks opened in this block all is checked but their values; weights are read at its end, in the order
+    of opening. Where the block raises, none are."""
+    waiting: list[Callable[[], object]] = []
+    token = _WAITING.set(waiting)
+    try:
+        yield
+    finally:
+        _WAITING.reset(token)
+    for action in waiting:
+        action()
+
+
+def when_read(action: Callable[[], object]) -> None:
+    """Do what needs the weights of networks opened so far: now, or at the end of the block of `weights_last`."""
+    waiting = _WAITING.get()
+    if waiting is None:
+        action()
+    else:
+        waiting.append(action)
 
 
 def load_network(
@@ -34,7 +60,7 @@ def load_network(
 
     Raises ValueError for a missing, corrupt or unsafe file (see `pydiff.weights.read_header`), a config that fits no
     network, missing or unexpected tensors, wrong shapes, and NaN or infinite weights; all but the last before weights
-    are read.
+    are read. Within `weights_last` the network is on the meta device until the block ends.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -47,8 +73,12 @@ def load_network(
     header = read_header(folder, variant)
     stored = _stored_names(folder, header, rename)
     check_tensors(folder, {name: header[stored[name]] for name in stored}, network)
-    state = read_safetensors(folder, variant, dtype)
-    network.load_state_dict({name: state.pop(stored[name]) for name in stored}, assign=True)
+
+    def read() -> None:
+        state = read_safetensors(folder, variant, dtype)
+        network.load_state_dict({name: state.pop(stored[name]) for name in stored}, assign=True)
+
+    when_read(read)
     return network.eval()
 
 

@@ -129,3 +129,19 @@ def test_checkpoints_refuse_what_they_cannot_do(
     }
     with pytest.raises(ValueError, match=message):
         calls[task]()
+
+
+def test_checkpoints_tiles_and_slices(tmp_path: Path) -> None:
+    """Encoding and decoding tile by tile, picture by picture, as diffusers' switches do."""
+    theirs = makers.stable_diffusion(tmp_path, "StableDiffusionImg2ImgPipeline")
+    theirs.vae.enable_tiling()
+    theirs.vae.enable_slicing()
+    image = picture(48, 80)
+    call = {"prompt": WORDS, "num_inference_steps": 4, "strength": 0.5, "output_type": "np"}
+    expected = theirs(image=image, generator=makers.generators([1, 2]), **call)
+    ours = pydiff.load(tmp_path)
+    same(ours.image_to_image(image, seed=[1, 2], vae_tiling=True, vae_slicing=True, **call), expected)
+    plain = ours.image_to_image(image, seed=[1, 2], **call)
+    assert np.abs(plain.images - expected.images).max() > RUN
+    with pytest.raises(ValueError, match="vae_tiling is 1; expected True or False"):
+        ours.generate("a cat", vae_tiling=1)

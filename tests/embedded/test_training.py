@@ -107,6 +107,8 @@ def test_times() -> None:
     assert times.min() >= 0
     assert times.max() <= 999
     assert abs(times.float().mean().item() - 500) < 30
+    finer = draw_times(2000, torch.Generator().manual_seed(0), fine=0.4)
+    assert abs((finer < 250).float().mean().item() - (0.4 + 0.6 / 4)) < 0.04
 
 
 @pytest.mark.parametrize("t", [0, 1, 2, 300, 998, 999])

@@ -1,4 +1,4 @@
-"""A request is checked whole before any work; its run walks text, stages and steps in order."""
+"""Requests for pictures of prompts and for larger pictures: which stages run, at which sizes, from what."""
 
 from __future__ import annotations
 
@@ -10,77 +10,122 @@ import torch
 from PIL import Image
 
 import pydiff
-from pydiff.images import to_pil
-from pydiff.tasks.generate import REPEATED, Preview, generate, request, settings_of, states
-from pydiff.tasks.plan import Options
-from pydiff.text.prompts import PromptEncoder
+from pydiff.tasks.generate import generate, upscale
+from pydiff.tasks.request import Call
+from pydiff.tasks.run import states
 
 
 def test_a_request_does_no_work(pipe: pydiff.Pipeline, idle: None) -> None:
-    wanted = request(pipe.cascade, "a red ring", seed=7, size=256)
-    assert (wanted.prompts, wanted.negatives, wanted.seeds) == (["a red ring"], [""], [7])
-    assert [plan.stage.size for plan in wanted.plans] == [64, 256]
+    wanted = generate(pipe.cascade, Call("a red ring", seed=7), size=256)
+    assert wanted.words is not None
+    assert (wanted.words.prompts, wanted.words.negatives, wanted.seeds) == (("a red ring",), (None,), [7])
+    assert [plan.size for plan in wanted.plans] == [plan.stage.size for plan in wanted.plans] == [(64, 64), (256, 256)]
     iterator = states(wanted)  # nor does asking for the run
     with pytest.raises(AssertionError, match="work was begun"):
         next(iterator)
 
 
+def test_asking_for_a_larger_picture_does_no_work(pipe: pydiff.Pipeline, idle: None) -> None:
+    iterator = states(upscale(pipe.cascade, Image.new("RGB", (64, 64)), Call(), size=256))
+    with pytest.raises(AssertionError, match="work was begun"):
+        next(iterator)
+
+
 def test_the_default_size_is_the_models_own(pipe: pydiff.Pipeline) -> None:
-    assert request(pipe.cascade, "").plans[-1].stage.size == pipe.cascade.default_size
+    assert generate(pipe.cascade, Call("")).plans[-1].stage.size == (pipe.cascade.default_size,) * 2
 
 
-@pytest.mark.parametrize(("scale", "texts"), [(1.0, 1), (3.0, 2), ([1.0, 2.0], 2), (lambda level, levels: 1.0, 1)])
-def test_the_null_prompt_is_encoded_only_for_guidance(
-    pipe: pydiff.Pipeline, monkeypatch: pytest.MonkeyPatch, scale: Any, texts: int
+@pytest.mark.parametrize(
+    ("size", "height", "width", "sizes"),
+    [
+        (64, None, None, [(64, 64)]),
+        (64, 40, None, [(40, 64)]),
+        (64, 9, 1000, [(9, 1000)]),
+        (256, None, 384, [(64, 96), (256, 384)]),
+        (256, 36, 256, [(9, 64), (36, 256)]),
+        (1024, 512, 2048, [(32, 128), (128, 512), (512, 2048)]),
+        (None, 128, None, [(32, 64), (128, 256)]),
+    ],
+)
+def test_height_and_width_are_those_of_the_last_picture(
+    pipe: pydiff.Pipeline, size: int | None, height: int | None, width: int | None, sizes: list[tuple[int, int]]
 ) -> None:
-    encoded: list[list[str]] = []
-    encode = PromptEncoder.encode
-
-    def watch(self: PromptEncoder, prompts: list[str]) -> torch.Tensor:
-        encoded.append(prompts)
-        return encode(self, prompts)
-
-    monkeypatch.setattr(PromptEncoder, "encode", watch)
-    options = Options(num_inference_steps=2, guidance_scale=[scale])
-    generate(request(pipe.cascade, "a red ring", seed=7, size=64, options=options))
-    assert encoded == [["a red ring"], [""]][:texts]
+    wanted = generate(pipe.cascade, Call(""), size=size, height=height, width=width)
+    assert [plan.size for plan in wanted.plans] == sizes
 
 
-def test_states_and_timings(pipe: pydiff.Pipeline) -> None:
-    options = Options(num_inference_steps=[2, 1])
-    seen: list[Any] = []
-    made = generate(request(pipe.cascade, "a red ring", seed=7, size=256, options=options), watch=seen.append)
-    assert [(state.stage, state.step, state.stage_done, state.done) for state in seen] == [
-        (0, 0, False, False),
-        (0, 1, True, False),
-        (1, 0, True, True),
-    ]
-    assert seen[0].t > seen[1].t
-    assert all(state.x.shape == state.denoised.shape and state.seconds > 0 for state in seen)
-    assert made.timings["stages"] == pytest.approx([seen[0].seconds + seen[1].seconds, seen[2].seconds])
-    assert np.array_equal(made.stages[0][0], to_pil(seen[1].x)[0])
-    assert np.array_equal(made.images[0], to_pil(seen[2].x)[0])
+@pytest.mark.usefixtures("idle")
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"height": 0}, "height is 0; expected an integer of at least 1"),
+        ({"width": -64}, "width is -64"),
+        ({"width": 64.0}, "width is 64.0"),
+        ({"width": "64"}, "width is '64'"),
+        ({"height": True}, "height is True"),
+        ({"height": [64]}, r"height is \[64\]"),
+        ({"height": 255}, "height is 255; expected a multiple of 4"),
+        ({"width": 258, "size": 256}, "width is 258; expected a multiple of 4"),
+        ({"width": 1032, "size": 1024}, "width is 1032; expected a multiple of 16"),
+        ({"height": 16}, "the picture is 64x4; expected sides of at least 8 pixels"),
+        ({"width": 7, "size": 64}, "the picture is 7x64; expected sides of at least 8 pixels"),
+        ({"latents": torch.zeros(1, 3, 64, 65)}, r"latents are torch.float32 \(1, 3, 64, 65\); expected floats \(1, 3,"),
+        ({"latents": torch.zeros(2, 3, 64, 64)}, r"expected floats \(1, 3, 64, 64\), one per picture"),
+        ({"latents": torch.zeros(1, 3, 64, 64, dtype=torch.long)}, "latents are torch.int64"),
+        ({"latents": np.zeros((1, 3, 64, 64))}, "latents are ndarray"),
+        ({"latents": "noise"}, "latents are str"),
+    ],
+)
+def test_sizes_and_latents_that_do_not_fit(pipe: pydiff.Pipeline, given: dict[str, Any], message: str) -> None:
+    for call in (pipe.generate, pipe.stream):
+        with pytest.raises(ValueError, match=message):
+            call("a red ring", **given)
 
 
-def test_a_preview_shows_its_state(pipe: pydiff.Pipeline) -> None:
-    state = next(states(request(pipe.cascade, ["", ""], seed=7, size=64)))
-    preview = Preview(state)
-    assert [picture.size for picture in preview.images] == [(64, 64)] * 2
-    assert isinstance(preview.image, Image.Image)
-    assert preview.t == state.t
-    assert not hasattr(preview, "nothing")
+def test_odd_sizes_are_made(pipe: pydiff.Pipeline) -> None:
+    made = pipe.generate("a red ring", seed=1, height=36, width=76, size=256, num_inference_steps=[2, 1])
+    assert [pictures[0].size for pictures in made.stages] == [(19, 9), (76, 36)]
 
 
-def test_settings_name_everything_that_repeats(pipe: pydiff.Pipeline) -> None:
-    wanted = request(pipe.cascade, ["a", "the"], seed=[5, 9], negative_prompt="in", size=256)
-    told = settings_of(wanted, 1)
-    assert (told["prompt"], told["negative_prompt"], told["seed"], told["size"]) == ("the", "in", 9, 256)
-    assert set(told) == {*REPEATED, "task", "model", "version"}
-    assert told["version"] == pydiff.__version__
-    assert all(len(told[name]) == 2 for name in Options.__dataclass_fields__)
+@pytest.mark.parametrize(
+    ("side", "size", "sides"),
+    [(1, 256, [256]), (64, 256, [256]), (255, 256, [256]), (64, 1024, [256, 1024]), (256, 1024, [1024])],
+)
+def test_upscaling_runs_the_stages_that_make_it_larger(
+    pipe: pydiff.Pipeline, idle: None, side: int, size: int, sides: list[int]
+) -> None:
+    plans = upscale(pipe.cascade, Image.new("RGB", (side, side)), Call(""), size=size).plans
+    assert [plan.stage.size for plan in plans] == [(each, each) for each in sides]
 
 
-def test_a_picture_is_repeated_for_each_prompt(pipe: pydiff.Pipeline) -> None:
-    wanted = request(pipe.cascade, ["a", "the"], seed=1, size=256, image=Image.new("RGB", (64, 64)))
-    assert wanted.low_res is not None
-    assert wanted.low_res.shape == (2, 3, 64, 64)
+@pytest.mark.usefixtures("idle")
+@pytest.mark.parametrize(
+    ("image", "call", "message"),
+    [
+        (Image.new("RGB", (256, 256)), {}, "image is 256x256; expected one smaller than 256 pixels"),
+        (Image.new("RGB", (32, 32)), {"size": 64}, "size is 64, which no super-resolution stage makes"),
+        (Image.new("RGB", (32, 32)), {"size": 65}, "size is 65, which no stage of pydiff-embedded makes"),
+        (Image.new("RGB", (32, 16)), {}, "image is 32x16; expected a square"),
+        (3.5, {}, "image is a float"),
+        (np.zeros((8, 8, 3)), {"prompt": "a red ring"}, "prompt is given, but this model reads no words; leave it out"),
+        (np.zeros((8, 8, 3)), {"prompt": []}, "prompt is given, but this model reads no words"),
+        (np.zeros((8, 8, 3)), {"prompt": torch.zeros(2)}, "prompt is given, but this model reads no words"),
+        (np.zeros((8, 8, 3)), {"negative_prompt": "a ring"}, "negative_prompt is given, but this model reads no words"),
+        (np.zeros((8, 8, 3)), {"prompt_embeds": torch.zeros(1, 1, 8)}, "prompt_embeds is given, but this model reads"),
+        (np.zeros((8, 8, 3)), {"weighting": True}, "weighting is given, but this model reads no words"),
+        (np.zeros((8, 8, 3)), {"guidance_scale": 2.0}, "guidance_scale is 2.0, but that stage reads no words; give 1"),
+        (np.zeros((8, 8, 3)), {"strength": 0.5}, "strength is 0.5 for stage 1 of a task that takes none there"),
+        (np.zeros((8, 8, 3)), {"height": 256}, "unknown option height"),
+        (np.zeros((8, 8, 3)), {"seed": [1, 2]}, "seed lists 2 numbers for 1 pictures"),
+    ],
+)
+def test_upscaling_refuses(pipe: pydiff.Pipeline, image: Any, call: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        pipe.upscale(image, **{"size": 256, **call})
+
+
+def test_several_larger_pictures_of_one(pipe: pydiff.Pipeline) -> None:
+    picture = Image.effect_noise((64, 64), 90)
+    call = {"size": 256, "num_inference_steps": 1, "output_type": "np"}
+    both = pipe.upscale(picture, seed=[1, 2], num_images_per_prompt=2, **call).images
+    assert np.allclose(both[1], pipe.upscale(picture, seed=2, **call).images[0], rtol=0, atol=1e-5)
