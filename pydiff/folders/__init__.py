@@ -66,8 +66,10 @@ def _how(dtype: torch.dtype, device: str | torch.device, variant: str | None) ->
     try:
         where = torch.device(device)
         torch.empty(1, device=where)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise ValueError(f"device is {device!r}, which does not work here: {str(error).splitlines()[0]}") from error
+    if where.type == "meta":
+        raise ValueError("device is 'meta', which holds no weights; expected one that computes, such as 'cpu'")
     return How(dtype, where, variant)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,6 +63,16 @@ FAMILIES = {
     "UnCLIPImageVariationPipeline": Family(UNCLIP, StageDefaults(25, 8.0)),
 }
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion", "deepfloyd_if", "unclip")
+FLAGS = ("requires_aesthetics_score", "force_zeros_for_empty_prompt")  # of model_index.json
+
+# Classes of the text encoders that a family reads.
+T5, CLIP, PROJECTED = "T5EncoderModel", "CLIPTextModel", "CLIPTextModelWithProjection"
+TEXTS = {
+    **dict.fromkeys((PIXELS, UPSCALER), (T5,)),
+    **dict.fromkeys((LATENT, LATENT_UPSCALER), (CLIP,)),
+    XL: (CLIP, PROJECTED),
+    UNCLIP: (PROJECTED,),
+}
 
 
 def _is_count(value: Any) -> bool:
@@ -74,7 +86,7 @@ def _is_words(value: Any) -> bool:
 # Whether a value of SETTINGS fits, and what is expected.
 FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "num_inference_steps": (lambda value: _is_count(value) and value > 0, "an integer of at least 1"),
-    "guidance_scale": (lambda value: type(value) in (int, float), "a number"),
+    "guidance_scale": (lambda value: type(value) in (int, float) and math.isfinite(value), "a finite number"),
     "noise_level": (_is_count, "an integer that is not negative"),
     "variance_type": (lambda value: value in VARIANCE_TYPES, f"one of {', '.join(VARIANCE_TYPES)}"),
     "size": (_is_count, "a side in pixels"),
@@ -150,6 +162,9 @@ class Index:
 
     def words(self, how: How) -> TextEncoder:
         """The folder's own text encoder."""
+        for name in filter(self.has, sorted(self.values)):
+            if name.startswith(("text_encoder", "tokenizer")):
+                self.component(name, *(TEXTS[self.family.name] if name.startswith("text_encoder") else ()))
         encoder = load_text_encoder(self.folder, self.settings.get("words", ()), how.dtype, variant=how.variant)
         when_read(lambda: encoder.to(how.device))
         return encoder
@@ -187,13 +202,16 @@ def read_index(folder: Path) -> Index:
     if not isinstance(pipeline, str) or pipeline not in FAMILIES:
         known = ", ".join(FAMILIES)
         raise ValueError(f"{folder} is a {pipeline!r}, which pydiff does not run; it runs {known}")
+    for name in FLAGS:
+        if type(values.get(name, False)) is not bool:
+            raise ValueError(f"{folder / 'model_index.json'} has {name} = {values[name]!r}; expected true or false")
     return Index(folder, pipeline, values, _read_settings(folder))
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
-    if not (folder / SETTINGS).is_file():
+    if not os.path.lexists(folder / SETTINGS):
         return {}
-    settings = read_json(folder / SETTINGS)
+    settings = read_json(inside(folder, SETTINGS))
     for name, value in settings.items():
         if name not in FIELDS:
             raise ValueError(f"{folder / SETTINGS} has an unknown field {name!r}; expected {', '.join(FIELDS)}")

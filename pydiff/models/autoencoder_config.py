@@ -12,8 +12,10 @@ from pydiff.models.rules import (
     COUNT,
     FACTOR,
     LAYERS,
+    MOST_SIDE,
     SIZE,
     Rule,
+    check_blocks,
     check_fields,
     check_levels,
     divides,
@@ -87,6 +89,7 @@ class AutoencoderConfig:
     def __post_init__(self) -> None:
         check_fields(self, _RULES)
         check_levels(self, ("down_block_types", "up_block_types"))
+        check_blocks(self.levels * self.layers_per_block)
         for count in self.block_out_channels:
             divides("norm_num_groups", self.norm_num_groups, "block_out_channels", count)
         self._check_statistics()
@@ -113,7 +116,9 @@ _RULES: dict[str, Rule] = {
     "act_fn": named(ACTIVATIONS),
     "latent_channels": COUNT,
     "norm_num_groups": COUNT,
-    "sample_size": (lambda value: value is not None and SIZE[0](value), "a positive int, or [height, width]"),
+    "sample_size": (
+        lambda value: value is not None and SIZE[0](value), f"a positive int of at most {MOST_SIDE}, or [height, width]"
+    ),
     "scaling_factor": FACTOR,
     "shift_factor": optional(_NUMBER),
     "latents_mean": optional(tuple_of(_NUMBER)),

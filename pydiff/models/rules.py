@@ -8,7 +8,8 @@ from typing import Any
 
 Rule = tuple[Callable[[Any], bool], str]
 
-MOST_LAYERS, MOST_CHANNELS = 128, 1 << 20  # a config asks for no more work than a network could need
+# A config asks for no more work than a network could need: of layers in all, of sizes of picture, of a picture's side.
+MOST_LAYERS, MOST_CHANNELS, MOST_BLOCKS, MOST_LEVELS, MOST_SIDE = 128, 1 << 20, 256, 16, 1 << 14
 
 
 def whole(low: int, high: int) -> Rule:
@@ -88,22 +89,32 @@ def check_fields(config: Any, rules: Mapping[str, Rule]) -> None:
 
 
 def check_levels(config: Any, names: Iterable[str]) -> None:
-    """Raise ValueError unless these fields, where they are tuples, have one value for each of block_out_channels."""
+    """Raise ValueError unless these fields, where they are tuples, have one value for each of block_out_channels, of
+    which there are not too many."""
     levels = len(config.block_out_channels)
+    if levels > MOST_LEVELS:
+        raise ValueError(f"block_out_channels has {levels} values; expected at most {MOST_LEVELS}")
     for name in names:
         value = getattr(config, name)
         if isinstance(value, tuple) and len(value) != levels:
             raise ValueError(f"{name} has {len(value)} values, block_out_channels {levels}; give one per level")
 
 
-COUNT = (whole(1, MOST_CHANNELS)[0], "a positive int")
+def check_blocks(count: int) -> None:
+    """Raise ValueError for more residual and transformer blocks on the way down than a network could need."""
+    if count > MOST_BLOCKS:
+        raise ValueError(f"layers_per_block asks for {count} blocks in all; expected at most {MOST_BLOCKS}")
+
+
+COUNT = (whole(1, MOST_CHANNELS)[0], f"a positive int of at most {MOST_CHANNELS}")
+_SIDE = whole(1, MOST_SIDE)[0]
 LAYERS = whole(1, MOST_LAYERS)
 BOOL: Rule = (lambda value: type(value) is bool, "true or false")
 FACTOR: Rule = (lambda value: type(value) in (int, float) and 0 < value < 1e9, "a positive number")
 SHIFT: Rule = (lambda value: type(value) in (int, float) and 0 <= value <= 1, "a number from 0 to 1")
 DROPOUT: Rule = (lambda value: type(value) in (int, float) and 0 <= value < 1, "a number from 0 to below 1")
 SIZE: Rule = (
-    lambda v: v is None or COUNT[0](v) or (isinstance(v, tuple) and len(v) == 2 and all(map(COUNT[0], v))),
-    "a positive int, [height, width], or null",
+    lambda v: v is None or _SIDE(v) or (isinstance(v, tuple) and len(v) == 2 and all(map(_SIDE, v))),
+    f"a positive int of at most {MOST_SIDE}, [height, width], or null",
 )
 KERNEL: Rule = (lambda value: type(value) is int and 1 <= value <= 31 and value % 2 == 1, "an odd int")

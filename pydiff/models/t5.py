@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pydiff.models.rules import COUNT, FACTOR, LAYERS, Rule, check_fields, whole
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
@@ -27,7 +29,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class T5Config:
-    """The fields of transformers' T5Config that decide what the encoder computes."""
+    """The fields of transformers' T5Config that decide what the encoder computes. ValueError names one that does not
+    fit."""
 
     vocab_size: int
     d_model: int
@@ -52,9 +55,17 @@ class T5Config:
         ]
         if missing:
             raise ValueError(f"the text encoder's config.json lacks {', '.join(missing)}")
-        made = cls(**fields)
-        made.activation  # noqa: B018  # refuses an unknown one
-        return made
+        return cls(**fields)
+
+    def __post_init__(self) -> None:
+        check_fields(self, _RULES)
+        self.activation  # noqa: B018  # refuses an unknown one
+        exact = self.relative_attention_num_buckets // 4
+        if self.relative_attention_max_distance <= exact:
+            raise ValueError(
+                f"relative_attention_max_distance is {self.relative_attention_max_distance}; expected more than the "
+                f"{exact} that relative_attention_num_buckets has for single distances"
+            )
 
     @property
     def gated(self) -> bool:
@@ -69,6 +80,20 @@ class T5Config:
                 f"feed_forward_proj is {self.feed_forward_proj!r}; expected one of {', '.join(ACTIVATIONS)}, or gated-"
             )
         return ACTIVATIONS[name]
+
+
+_RULES: dict[str, Rule] = {
+    "vocab_size": COUNT,
+    "d_model": COUNT,
+    "d_kv": COUNT,
+    "d_ff": COUNT,
+    "num_layers": LAYERS,
+    "num_heads": COUNT,
+    "feed_forward_proj": (lambda value: isinstance(value, str), "a name"),
+    "relative_attention_num_buckets": whole(4, 1 << 20),
+    "relative_attention_max_distance": COUNT,
+    "layer_norm_epsilon": FACTOR,
+}
 
 
 def embedding(count: int, width: int) -> nn.Embedding:

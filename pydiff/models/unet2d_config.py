@@ -15,6 +15,7 @@ from pydiff.models.rules import (
     SHIFT,
     SIZE,
     Rule,
+    check_blocks,
     check_fields,
     check_levels,
     divides,
@@ -123,6 +124,7 @@ class UNet2DConfig:
     def __post_init__(self) -> None:
         check_fields(self, _RULES)
         check_levels(self, ("down_block_types", "up_block_types"))
+        check_blocks(self.levels * self.layers_per_block)
         channels = self.block_out_channels
         for count in channels:
             divides("norm_num_groups", self.norm_num_groups, "block_out_channels", count)

@@ -17,6 +17,7 @@ from pydiff.models.rules import (
     SHIFT,
     SIZE,
     Rule,
+    check_blocks,
     check_fields,
     check_levels,
     divides,
@@ -161,6 +162,8 @@ class UNetConfig:
     def __post_init__(self) -> None:
         check_fields(self, _RULES)
         check_levels(self, ("down_block_types", "up_block_types", *_PER_LEVEL))
+        layers, depths = self.per_level("layers_per_block"), self.per_level("transformer_layers_per_block")
+        check_blocks(sum(count * max(1, depth) for count, depth in zip(layers, depths, strict=True)))
         self._check_channels()
         self._check_embeddings()
 

@@ -28,8 +28,10 @@ def read_whole(folder: Path) -> tuple[Tokenizer, int]:
         raise ValueError(f"{path} is no tokenizer that the tokenizers library reads: {error}") from error
     settings = folder / "tokenizer_config.json"
     pad = read_json(inside(folder, settings.name)).get("pad_token") if settings.is_file() else None
-    number = tokenizer.token_to_id(pad["content"] if isinstance(pad, dict) else pad) if pad else 0
-    return tokenizer, number or 0
+    token = pad.get("content") if isinstance(pad, dict) else pad
+    if token is not None and not isinstance(token, str):
+        raise ValueError(f"{settings} has pad_token = {pad!r}; expected a token")
+    return tokenizer, (tokenizer.token_to_id(token) if token else 0) or 0
 
 
 def read_with_transformers(folder: Path, kind: str, parts: tuple[str, ...]) -> Any:

@@ -27,7 +27,7 @@ from pydiff.weights.original_configs import (
     unet_config,
 )
 from pydiff.weights.original_keys import PARTS, UNET, Source, autoencoder_keys, text_keys, unet_keys
-from pydiff.weights.safetensors import TensorInfo, _checked, read_header
+from pydiff.weights.safetensors import TensorInfo, finite, read_header
 
 _EXTRAS = re.compile(  # beside the networks: training's averages, losses and schedules, and buffers
     r"(betas|alphas_cumprod|sqrt_|log_one_minus_|posterior_|lvlb_weights|logvar|scale_factor|global_step)\w*"
@@ -98,7 +98,7 @@ class Original:
             with safe_open(self.path, framework="pt") as opened:
                 for name, (source, _) in self._rows(component).items():
                     stored = PARTS[source.part](opened.get_tensor(source.key))
-                    tensors[name] = _checked(source.key, stored, dtype).contiguous()
+                    tensors[name] = finite(self.path, source.key, stored, dtype).contiguous()
         except SafetensorError as error:
             raise ValueError(f"{self.path} cannot be read as safetensors: {error}") from error
         return tensors

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ MOST_HEADER = 16 << 20  # bytes
 MOST_DIMS = 16
 STEMS = ("diffusion_pytorch_model", "model")
 _BY_BYTES = {1: "BOOL U8 I8 F8_E5M2 F8_E4M3", 2: "I16 U16 F16 BF16", 4: "I32 U32 F32", 8: "I64 U64 F64"}
+_VARIANT = re.compile(r"[\w-]+")
 ITEM_BYTES = {name: count for count, names in _BY_BYTES.items() for name in names.split()}
 
 
@@ -60,7 +62,7 @@ def read_safetensors(
         names = [name for name, info in header.items() if info.file == file]
         try:
             with safe_open(file, framework="pt") as opened:
-                tensors |= {name: _checked(name, opened.get_tensor(name), dtype) for name in names}
+                tensors |= {name: finite(file, name, opened.get_tensor(name), dtype) for name in names}
         except SafetensorError as error:
             raise ValueError(f"{file} cannot be read as safetensors: {error}") from error
     return tensors
@@ -72,14 +74,17 @@ def write_safetensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor
     write_whole(Path(path), lambda temporary: save_file(held, temporary, metadata={"format": "pt"}))
 
 
-def _checked(name: str, stored: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """A copy of a stored tensor in memory of its own, refused when it is not finite."""
+def finite(file: Path, name: str, stored: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """A copy of a file's tensor in memory of its own, cast to dtype when given; refused when it is not finite."""
     cast = dtype if dtype is not None and stored.is_floating_point() else stored.dtype
     tensor = stored.to(cast, copy=True)
     if tensor.is_floating_point() and tensor.numel() > 0:
         wide = tensor.float() if tensor.dtype.itemsize == 1 else tensor  # 8-bit floats have no minimum operator
         if not all(map(math.isfinite, (bound.item() for bound in torch.aminmax(wide)))):
-            raise ValueError(f"tensor {name!r} holds NaN or infinity (stored as {stored.dtype}, read as {cast})")
+            raise ValueError(
+                f"tensor {name!r} holds NaN or infinity (stored as {stored.dtype}, read as {cast}) in {file}; "
+                "download it again, or read it in a wider dtype"
+            )
     return tensor
 
 
@@ -90,17 +95,16 @@ def _names(variant: str | None) -> list[str]:
 
 def _find(folder: Path, variant: str | None) -> Path:
     """The weights of a folder, or the index of its shards."""
-    if variant is not None and not variant.replace("_", "").replace("-", "").isalnum():
+    if variant is not None and not (isinstance(variant, str) and _VARIANT.fullmatch(variant)):
         raise ValueError(f"variant is {variant!r}; expected a word such as 'fp16'")
     names = _names(variant)
     for name in names:
         if os.path.lexists(folder / name):
             return inside(folder, name)
     there = sorted(file.name for file in folder.iterdir())
-    for name in there:
-        if name.startswith((*STEMS, "pytorch_model")):
-            refuse_pickle(folder / name)
     others = [name for name in there if name.endswith(".safetensors")]
+    for name in () if others else there:
+        refuse_pickle(folder / name)
     hint = f"; it holds {', '.join(others[:8])}: give the variant or the file" if others else ""
     raise ValueError(f"{folder} holds no weights; looked for {', '.join(names)}{hint}")
 

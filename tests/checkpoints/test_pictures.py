@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import pytest
 import torch
@@ -76,20 +75,7 @@ def test_checkpoints_inpainting(tmp_path: Path, channels: int, sampler: str, str
 
 @pytest.fixture
 def upscaler(tmp_path: Path) -> Any:
-    unet = {"in_channels": 7, "num_class_embeds": 1000, "sample_size": 8}
-    low_res = diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2")
-    extra = {"low_res_scheduler": low_res, "max_noise_level": 350, "watermarker": None, "requires_safety_checker": None}
-    folder = tmp_path / "upscaler"
-    parts = {
-        "vae": makers.vae(),
-        "unet": makers.unet(**unet),
-        "text_encoder": makers.text_model(),
-        "tokenizer": makers.tokenizer(folder / "tokenizer"),
-        "scheduler": makers.scheduler("ddim", prediction_type="v_prediction"),
-        "low_res_scheduler": extra["low_res_scheduler"],
-    }
-    made = diffusers.StableDiffusionUpscalePipeline(**parts, max_noise_level=350)
-    return makers.saved(made, folder), folder
+    return makers.upscaler(tmp_path), tmp_path
 
 
 @pytest.mark.parametrize(("level", "guidance"), [(20, 1.0), (300, 5.0)])

@@ -84,7 +84,7 @@ def varied(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return makers.saved(made, folder), pydiff.load(folder)
 
 
-@pytest.mark.parametrize("scales", [(4.0, 8.0), (1.0, 1.0)])
+@pytest.mark.parametrize("scales", [(4.0, 8.0), (1.0, 1.0), (4.0, 1.0), (1.0, 8.0)])
 def test_checkpoints_of_prompts(prompted: Any, scales: tuple[float, float]) -> None:
     theirs, ours = prompted
     assert ours.sizes == (16, 32)

@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pydiff
-from pydiff.tasks.plan import Options, make_options, plan_stages, prompt_pairs, seed_list
+from pydiff.cascade import Cascade
+from pydiff.tasks.begin import Micro, from_noise
+from pydiff.tasks.generate import generate, upscale
+from pydiff.tasks.plan import PRIOR, Options
+from pydiff.tasks.request import Call, make_request
+from pydiff.tasks.run import Request, settings_of
+from pydiff.tasks.words import EMBEDDINGS, READING, SECOND
+from tests.tasks.junk import junk
 
 NAN, INF = float("nan"), float("inf")
 BAD: list[tuple[dict[str, Any], str]] = [
@@ -98,68 +105,57 @@ def test_refused_before_any_work(pipe: pydiff.Pipeline, call: dict[str, Any], me
             pipe.stream(**{"prompt": "a red ring", "size": 256, **call})
 
 
-junk = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.binary(max_size=4),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
-    max_leaves=5,
-)
+# The names that a caller may give.
+NAMES = [
+    *("negative_prompt", "seed", "generator", "num_images_per_prompt", "class_labels", "callback_on_step_end"),
+    *(*Options.__dataclass_fields__, *Micro.__dataclass_fields__, *EMBEDDINGS, *SECOND, *READING, *PRIOR),
+    *("size", "height", "width", "latents", "prompt", "options", "other"),
+]
+few = st.dictionaries(st.sampled_from(NAMES), junk, max_size=4)
 
 
-@given(st.dictionaries(st.sampled_from([*Options.__dataclass_fields__, "other"]), junk, max_size=4))
-@settings(max_examples=150, deadline=None)
-def test_junk_options_raise_nothing_but_value_errors(given_options: dict[str, Any]) -> None:
-    stages = _stages()
-    try:
-        plans = plan_stages(stages, make_options(given_options))
-    except ValueError:
-        return
-    assert len(plans) == len(stages)
+@pytest.fixture(scope="module")
+def opened(pipe: pydiff.Pipeline) -> pydiff.Pipeline:
+    return pipe
 
 
-@given(junk, junk, st.integers(1, 3))
-@settings(max_examples=150, deadline=None)
-def test_junk_prompts_and_seeds_raise_nothing_but_value_errors(words: Any, seed: Any, count: int) -> None:
-    for call in (lambda: prompt_pairs(words, seed, count), lambda: seed_list(seed, count)):
-        try:
-            call()
-        except ValueError:
-            continue
+@pytest.mark.filterwarnings("ignore::pydiff.UnknownWord")
+@pytest.mark.usefixtures("idle")
+@given(junk | st.just("a red ring"), few)
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_junk_raises_nothing_but_value_errors_before_work(
+    opened: pydiff.Pipeline, prompt: Any, arguments: dict[str, Any]
+) -> None:
+    arguments = {"prompt": prompt, **arguments}
+    with contextlib.suppress(ValueError):
+        opened.stream(**arguments).close()
+    with contextlib.suppress(ValueError, AssertionError):  # what is sound begins work
+        opened.generate(**arguments)
 
 
-def _stages() -> Any:
-    if not _opened:
-        _opened.append(pydiff.load().cascade.stages[:2])
-    return _opened[0]
+@pytest.mark.filterwarnings("ignore::pydiff.UnknownWord")
+@pytest.mark.usefixtures("idle")
+@given(junk, few)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_junk_raises_nothing_but_value_errors_in_every_task(
+    opened: pydiff.Pipeline, image: Any, arguments: dict[str, Any]
+) -> None:
+    size = {"size": 256} if "size" not in arguments else {}
+    tasks: list[Any] = [opened.upscale, opened.image_to_image, opened.variations, opened.instruct]
+    for task in tasks:
+        for given_image in (image, np.zeros((8, 8, 3))):
+            with contextlib.suppress(ValueError, AssertionError):
+                task(given_image, **size, **arguments)
+    with contextlib.suppress(ValueError):
+        opened.inpaint(image, image, **arguments)
 
 
-_opened: list[Any] = []
-
-
-def test_an_option_is_for_the_first_stage_and_the_others_do_as_their_folders_say(pipe: pydiff.Pipeline) -> None:
-    first, second = plan_stages(
-        pipe.cascade.stages[:2], Options(num_inference_steps=3, guidance_scale=2.0, sampler="ddim", noise_level=5)
-    )
-    own = pipe.cascade.stages[1].defaults
-    assert (first.said["num_inference_steps"], first.said["guidance_scale"], first.said["sampler"]) == (3, 2.0, "ddim")
-    assert second.said["num_inference_steps"] == own.num_inference_steps
-    assert second.said["guidance_scale"] == own.guidance_scale
-    assert (first.noise_level, second.noise_level) == (None, 5)
-    repeated = plan_stages(
-        pipe.cascade.stages[:2], Options(**{name: [first.said[name], second.said[name]] for name in first.said})
-    )
-    assert [plan.said for plan in repeated] == [first.said, second.said]
-
-
-def test_seeds() -> None:
-    assert seed_list(5, 3) == [5, 6, 7]
-    assert seed_list((9, 2), 2) == [9, 2]
-    assert seed_list(2**63 - 2, 2) == [2**63 - 2, 2**63 - 1]
-    assert len(set(seed_list(None, 8))) == 8
-    with pytest.raises(ValueError, match="seed is"):
-        seed_list(2**63 - 2, 3)
-
-
-def test_prompt_pairs() -> None:
-    assert prompt_pairs(["a", "b"], "c", 2) == (["a", "a", "b", "b"], ["c"] * 4)
-    assert prompt_pairs(("a", "b"), ["c", "d"], 1) == (["a", "b"], ["c", "d"])
-    assert prompt_pairs("a", None, 1) == (["a"], [""])
+def test_a_call_holds_what_is_said(pipe: pydiff.Pipeline) -> None:
+    """Named arguments in their fields, everything else an option; a call of nothing but a prompt does."""
+    wanted = generate(pipe.cascade, Call("a red ring"))
+    assert len(wanted.seeds) == 1
+    assert wanted.micro == Micro()
+    for name in ("prompt", "options"):  # no options by accident
+        with pytest.raises(ValueError, match=f"unknown option {name}"):
+            pipe.variations_of = None if name else None  # type: ignore[attr-defined]
+            generate(pipe.cascade, Call("a", options={name: {}}))
