@@ -17,7 +17,7 @@ from pydiff.models.clip import vision_fields
 from pydiff.models.rules import COUNT, FACTOR, Rule, one_of
 from pydiff.weights import read_json
 from pydiff.weights.clip import load_clip_vision
-from pydiff.weights.files import inside
+from pydiff.weights.files import inside, read_config
 
 
 def _three(rule: Rule) -> Rule:
@@ -121,7 +121,7 @@ def load_image_encoder(
     not installed; torchvision is not needed.
     """
     path = inside(extractor, "preprocessor_config.json")
-    fields = vision_fields(read_json(inside(folder, "config.json")))
+    fields = read_config(folder, vision_fields)
     config = read_json(path)
     try:
         preprocessing = Preprocessing.from_dict(config)

@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydiff.diffusion.checks import whole
+from pydiff.diffusion.checks import real, whole
+from pydiff.diffusion.ddpm import VARIANCE_TYPES
+from pydiff.diffusion.dpm import SOLVER_TYPES
 from pydiff.diffusion.levels import NoiseSchedule
-from pydiff.diffusion.rows import StepTable
+from pydiff.diffusion.rows import FINAL_SIGMAS, StepTable
 from pydiff.diffusion.samplers import find_sampler, step_table
+from pydiff.diffusion.spacing import SPACINGS
 from pydiff.diffusion.thresholding import make_threshold
 from pydiff.ops.guided_step import Threshold
 
@@ -26,6 +29,7 @@ CLASSES = {
 CLIPS_BY_DEFAULT = ("DDPMScheduler", "DDIMScheduler", "UnCLIPScheduler")
 THRESHOLDS_DYNAMICALLY = ("DDPMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler")
 SDE = "sde-dpmsolver++"
+OTHER_SOLVERS = ("logrho", "bh1", "bh2")  # of other multistep schedulers; diffusers takes the midpoint for them
 
 # Fields that mean the same in every class.
 SHARED = {
@@ -35,6 +39,18 @@ SHARED = {
     *("solver_order", "solver_type", "algorithm_type", "lower_order_final", "euler_at_final", "final_sigmas_type"),
     *("use_karras_sigmas", "use_exponential_sigmas", "sigma_min", "sigma_max", "lambda_min_clipped"),
     *("skip_prk_steps", "flow_shift", "time_shift_type"),
+}
+# What the shared fields may hold beside null; the others hold numbers, or are checked where they are used.
+FLAGS = (
+    *("rescale_betas_zero_snr", "predict_epsilon", "clip_sample", "thresholding", "set_alpha_to_one"),
+    *("lower_order_final", "euler_at_final", "use_karras_sigmas", "use_exponential_sigmas", "skip_prk_steps"),
+)
+NUMBERS = ("solver_order", "sigma_min", "sigma_max", "lambda_min_clipped")
+CHOICES: dict[str, tuple[str, ...]] = {
+    "timestep_spacing": SPACINGS,
+    "variance_type": VARIANCE_TYPES,
+    "final_sigmas_type": FINAL_SIGMAS,
+    "solver_type": (*SOLVER_TYPES, *OTHER_SOLVERS),
 }
 # Fields that change the mathematics in ways pydiff does not have, with the values that leave it unchanged.
 INERT: dict[str, tuple[Any, ...]] = {
@@ -130,6 +146,15 @@ def _check_fields(name: str, config: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} has a field {key!r} that pydiff does not know; remove it if it has no effect")
         if value not in INERT[key]:
             raise ValueError(f"{name} has {key} = {value!r}, which pydiff does not support; expected {INERT[key][0]!r}")
+    for key in FLAGS:
+        if config.get(key) is not None and type(config[key]) is not bool:
+            raise ValueError(f"{name} has {key} = {config[key]!r}; expected true or false")
+    for key in NUMBERS:
+        if config.get(key) is not None:
+            real(f"{key} of {name}", config[key])
+    for key, values in CHOICES.items():
+        if config.get(key) is not None and config[key] not in values:
+            raise ValueError(f"{name} has {key} = {config[key]!r}; expected one of {', '.join(values)}")
     for key, values in ONLY.get(name, {}).items():
         if config.get(key, values[0]) not in values:
             raise ValueError(f"{name} has {key} = {config[key]!r}; expected one of {', '.join(values)}")
@@ -170,15 +195,15 @@ def _options(name: str, sampler: str, config: Mapping[str, Any]) -> dict[str, An
         karras, exponential = config.get("use_karras_sigmas"), config.get("use_exponential_sigmas")
         options["sigmas"] = "karras" if karras else "exponential" if exponential else "schedule"
     if "final_sigma" in known:
-        options["final_sigma"] = config.get("final_sigmas_type", "zero")
+        options["final_sigma"] = config.get("final_sigmas_type") or "zero"
     for key in ("solver_order", "lower_order_final", "euler_at_final", "lambda_min_clipped"):
         if key in known and config.get(key) is not None:
             options[key] = config[key]
     if "round_down" in known:
         options["round_down"] = config.get("beta_schedule") == "squaredcos_cap_v2"
     if "solver_type" in known:
-        solver = config.get("solver_type", "midpoint")
-        options["solver_type"] = "midpoint" if solver in ("logrho", "bh1", "bh2") else solver
+        solver = config.get("solver_type") or "midpoint"
+        options["solver_type"] = "midpoint" if solver in OTHER_SOLVERS else solver
     if name == "EulerDiscreteScheduler":
         options.update({key: config[key] for key in ("sigma_min", "sigma_max") if config.get(key) is not None})
     return options

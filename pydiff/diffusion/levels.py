@@ -24,6 +24,7 @@ CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
     "HeunDiscreteScheduler": {"beta_start": 0.00085, "beta_end": 0.012},
     "UnCLIPScheduler": {"beta_schedule": "squaredcos_cap_v2"},
 }
+MOST_TIMESTEPS = 1 << 20
 SMALLEST_ALPHAS_CUMPROD = 2.0**-24  # stands for 0 where a level is named by sigma / alpha, which must be finite
 
 
@@ -86,7 +87,7 @@ class NoiseSchedule:
         diffusers; all that is computed from them is in float64.
         """
         if trained_betas is None:
-            start, end = real("beta_start", beta_start), real("beta_end", beta_end)
+            start, end = _share("beta_start", beta_start), _share("beta_end", beta_end)
             betas = _betas(beta_schedule, num_train_timesteps, start, end)
         else:
             betas = _given_betas(trained_betas)
@@ -204,16 +205,23 @@ def check_prediction_type(prediction_type: str) -> None:
         raise ValueError(f"prediction_type is {prediction_type!r}; expected one of {known}")
 
 
+def _share(name: str, value: Any) -> float:
+    share = real(name, value)
+    if not 0 <= share <= 1:
+        raise ValueError(f"{name} is {value!r}; expected a number from 0 to 1")
+    return share
+
+
 def _given_betas(betas: Sequence[float]) -> np.ndarray:
     try:
         return np.asarray(betas, dtype=np.float32)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"trained_betas is {betas!r}; expected a list of numbers in (0, 1]") from error
 
 
 def _betas(name: str, count: int, start: float, end: float) -> np.ndarray:
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ValueError(f"num_train_timesteps is {count!r}; expected a positive integer")
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_TIMESTEPS:
+        raise ValueError(f"num_train_timesteps is {count!r}; expected a positive integer of at most {MOST_TIMESTEPS}")
     betas: np.ndarray
     if name == "linear":
         betas = _linspace(start, end, count)

@@ -12,6 +12,7 @@ from pydiff.models.unet import UNet
 from pydiff.models.unet2d import UNet2D
 from pydiff.models.unet_checks import check_cond
 from pydiff.nn.cond import Cond
+from pydiff.unclip import UnCLIP
 
 MICRO = {5: "aesthetic", 6: "sizes"}  # Stable Diffusion XL's added numbers: of the refiner, of the base
 
@@ -25,22 +26,43 @@ def size_of(unet: UNet | UNet2D, where: Path, factor: int) -> tuple[int, int]:
     return height * factor, width * factor
 
 
-def checked(index: Index, stage: Stage) -> Stage:
-    """Refuses networks, text encoders and schedulers that do not fit each other."""
-    unet, where = stage.unet, index.folder / "unet"
+def checked(index: Index, stage: Stage, name: str = "unet") -> Stage:
+    """Refuses networks, text encoders and schedulers that do not fit each other. name: the component of its U-Net."""
+    where = index.folder / name
     if stage.codec is None:
-        expected = 6 if stage.kind == UPSCALE else 3
-        if unet.config.in_channels != expected:
-            raise ValueError(f"{where} takes {unet.config.in_channels} channels; a {index.pipeline}'s takes {expected}")
-        if unet.config.out_channels not in (3, 6):
-            raise ValueError(f"{where} makes {unet.config.out_channels} channels; expected 3, or 6 with variance")
-    elif unet.config.out_channels != stage.channels:
-        raise ValueError(f"{where} makes {unet.config.out_channels} channels, but latents have {stage.channels}")
+        _check_pixels(index, where, stage.unet, 6 if stage.kind == UPSCALE else 3)
+    else:
+        _check_latents(index, where, stage)
     variance = stage.sampling.options.get("variance_type", "fixed")
     if not stage.predicts_variance and variance.startswith("learned"):
-        raise ValueError(f"{index.folder} says variance_type {variance!r}, but its network predicts no variance")
+        raise ValueError(
+            f"{index.folder} says variance_type {variance!r}, but {where} predicts no variance; expected 6 channels "
+            "made, or a fixed variance"
+        )
     _check_conditioning(where, stage)
     return stage
+
+
+def _check_pixels(index: Index, where: Path, unet: UNet | UNet2D, expected: int) -> None:
+    if unet.config.in_channels != expected:
+        raise ValueError(f"{where} takes {unet.config.in_channels} channels; a {index.pipeline}'s takes {expected}")
+    if unet.config.out_channels not in (3, 6):
+        raise ValueError(f"{where} makes {unet.config.out_channels} channels; expected 3, or 6 with variance")
+
+
+def _check_latents(index: Index, where: Path, stage: Stage) -> None:
+    assert stage.codec is not None
+    codec = stage.codec.config
+    if (codec.in_channels, codec.out_channels) != (3, 3):
+        raise ValueError(
+            f"{index.folder / 'vae'} takes {codec.in_channels} channels and makes {codec.out_channels}; expected 3 of "
+            "a picture"
+        )
+    if stage.unet.config.out_channels != stage.channels:
+        raise ValueError(
+            f"{where} makes {stage.unet.config.out_channels} channels, but latents have {stage.channels}; "
+            f"expected the U-Net that {index.folder / 'vae'} was trained with"
+        )
 
 
 def _check_conditioning(where: Path, stage: Stage) -> None:
@@ -50,12 +72,44 @@ def _check_conditioning(where: Path, stage: Stage) -> None:
         return
     if stage.text is None:
         raise ValueError(f"{where} reads text, but no text encoder stands with it; give the base stage's folder")
+    cond = _cond(stage, stage.text.width, stage.text.pooled_width)
+    try:
+        check_cond(unet.config, cond, unet.reads_text)
+    except ValueError as error:
+        raise ValueError(f"{where} does not fit its pipeline or text encoder: {error}") from error
+
+
+def _cond(stage: Stage, width: int, pooled: int | None) -> Cond:
+    """What the pipeline gives the network, of the shapes that it has."""
     labels = None if stage.noising is None else torch.zeros(1, dtype=torch.long)
     added = None
     if "micro" in stage.traits:
         numbers = next(count for count, name in MICRO.items() if name == stage.traits["micro"])
-        added = {"text_embeds": torch.zeros(1, stage.text.pooled_width or 0), "time_ids": torch.zeros(1, numbers)}
-    try:
-        check_cond(unet.config, Cond(torch.zeros(1, 1, stage.text.width), labels=labels, added=added), unet.reads_text)
-    except ValueError as error:
-        raise ValueError(f"{where} does not fit its pipeline or text encoder: {error}") from error
+        added = {"text_embeds": torch.zeros(1, pooled or 0), "time_ids": torch.zeros(1, numbers)}
+    unclip = stage.traits.get("unclip")
+    if isinstance(unclip, UnCLIP):
+        config = unclip.projection.config
+        width, labels = config.cross_attention_dim, torch.zeros(1, config.time_embed_dim)
+    return Cond(torch.zeros(1, 1, width), labels=labels, added=added)
+
+
+def check_unclip(index: Index, stage: Stage) -> None:
+    """Refuses a prior, a projection, a text encoder and an image encoder that do not fit each other."""
+    unclip, text = stage.traits["unclip"], stage.text
+    assert isinstance(unclip, UnCLIP)
+    assert text is not None
+    embed = unclip.projection.config.clip_embeddings_dim
+    widths = {"text_encoder": {text.width, text.pooled_width}}
+    if unclip.prior is not None:
+        widths["prior"] = {unclip.prior.config.embedding_dim, unclip.prior.config.text_embed_dim}
+        tokens, window = unclip.prior.config.num_embeddings, text.tokenizers[0].window
+        if tokens != window:
+            raise ValueError(f"{index.folder / 'prior'} reads {tokens} tokens; its text encoder makes {window}")
+    if unclip.vision is not None:
+        widths["image_encoder"] = {unclip.vision.width}
+    for name, made in widths.items():
+        if made != {embed}:
+            raise ValueError(
+                f"{index.folder / name} has embeddings of {' and '.join(sorted(map(str, made)))}; "
+                f"{index.folder / 'text_proj'} takes {embed}"
+            )

@@ -14,16 +14,18 @@ import torch
 from pydiff.cascade import StageDefaults
 from pydiff.diffusion.config import SamplerConfig, sampler_from_scheduler_config
 from pydiff.diffusion.ddpm import VARIANCE_TYPES
+from pydiff.diffusion.levels import NoiseSchedule
 from pydiff.models.autoencoder import Autoencoder
 from pydiff.models.autoencoder_config import AutoencoderConfig
 from pydiff.models.unet import UNet
 from pydiff.text.encoders import TextEncoder
 from pydiff.text.loading import load_text_encoder
 from pydiff.weights import load_autoencoder, load_unet, read_json
-from pydiff.weights.files import inside
+from pydiff.weights.files import inside, read_config
 from pydiff.weights.network import when_read
 
 Network = TypeVar("Network", bound=torch.nn.Module)
+Made = TypeVar("Made")
 
 SETTINGS = "pydiff.json"  # a folder's own defaults and the words its model knows; diffusers passes it over
 
@@ -157,7 +159,7 @@ class Index:
     def autoencoder(self, how: How) -> Autoencoder:
         """In float32 where float16 would overflow."""
         folder = self.component("vae", "AutoencoderKL")
-        config = AutoencoderConfig.from_dict(read_json(inside(folder, "config.json")))
+        config = read_config(folder, AutoencoderConfig.from_dict)
         return how.place(load_autoencoder(folder, codec_dtype(config, how.dtype), variant=how.variant))
 
     def words(self, how: How) -> TextEncoder:
@@ -174,7 +176,18 @@ class Index:
 
     def sampling(self, name: str = "scheduler") -> SamplerConfig:
         """The way of sampling that a scheduler stands for."""
-        return sampler_from_scheduler_config(self.scheduler(name))
+        return self._told(name, sampler_from_scheduler_config)
+
+    def noising(self, name: str) -> NoiseSchedule:
+        """The levels at which a stage's low-res picture is noised."""
+        return self._told(name, NoiseSchedule.from_config)
+
+    def _told(self, name: str, read: Callable[[Mapping[str, Any]], Made]) -> Made:
+        config = self.scheduler(name)
+        try:
+            return read(config)
+        except ValueError as error:
+            raise ValueError(f"{self.folder / name} is of no scheduler that pydiff follows: {error}") from error
 
     def _entry(self, component: str) -> tuple[str, str] | None:
         entry = self.values.get(component)

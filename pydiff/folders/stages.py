@@ -7,7 +7,6 @@ from typing import Any
 
 from pydiff.cascade import INPAINT, INSTRUCT, PLAIN, UPSCALE, Stage
 from pydiff.diffusion.checks import whole
-from pydiff.diffusion.levels import NoiseSchedule
 from pydiff.folders.checks import MICRO, checked, size_of
 from pydiff.folders.index import LATENT, LATENT_UPSCALER, PIXELS, UNCLIP, UNWORDED, UPSCALER, XL, How, Index
 from pydiff.folders.unclip import open_unclip
@@ -38,7 +37,7 @@ def _pixels(index: Index, how: How) -> Stage:
 
 def _upscaler(index: Index, how: How, text: TextEncoder | None) -> Stage:
     """DeepFloyd IF's second stage: it reads what the first one read."""
-    noising = NoiseSchedule.from_config(index.scheduler("image_noising_scheduler"))
+    noising = index.noising("image_noising_scheduler")
     stage = _with_unet(index, how)
     if not stage.unet.reads_text:  # nor can it be guided
         text, stage = None, dataclasses.replace(stage, defaults=stage.defaults._replace(guidance_scale=1.0))
@@ -81,7 +80,7 @@ def _latent(index: Index, how: How, micro: str | None = None) -> Stage:
 
 def _latent_upscaler(index: Index, how: How) -> Stage:
     """The x4 upscaler of Stable Diffusion: noised pixels beside latents of their size."""
-    noising = NoiseSchedule.from_config(index.scheduler("low_res_scheduler"))
+    noising = index.noising("low_res_scheduler")
     sampling, unet, codec = index.sampling(), index.unet(how), index.autoencoder(how)
     expected = codec.config.latent_channels + 3
     if unet.config.in_channels != expected:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from pydiff.cascade import UPSCALE, Stage, StageDefaults
-from pydiff.folders.checks import checked, size_of
+from pydiff.folders.checks import check_unclip, checked, size_of
 from pydiff.folders.index import How, Index
 from pydiff.unclip import UnCLIP
 from pydiff.vision import load_image_encoder
@@ -29,7 +31,11 @@ def open_unclip(index: Index, how: How) -> tuple[Stage, Stage]:
     ]
     size = size_of(networks[0], index.folder / "super_res_first", 1)
     sampling = index.sampling("super_res_scheduler")
-    return first, checked(index, Stage(networks[0], sampling, size, SUPER_RESOLUTION, UPSCALE, last=networks[1]))
+    second, last = (Stage(network, sampling, size, SUPER_RESOLUTION, UPSCALE) for network in networks)
+    check_unclip(index, first)
+    for name, stage in (("decoder", first), ("super_res_first", second), ("super_res_last", last)):
+        checked(index, stage, name)
+    return first, dataclasses.replace(second, last=networks[1])
 
 
 def _beside(index: Index, how: How) -> UnCLIP:

@@ -117,7 +117,8 @@ _RULES: dict[str, Rule] = {
     "latent_channels": COUNT,
     "norm_num_groups": COUNT,
     "sample_size": (
-        lambda value: value is not None and SIZE[0](value), f"a positive int of at most {MOST_SIDE}, or [height, width]"
+        lambda value: value is not None and SIZE[0](value),
+        f"a positive int of at most {MOST_SIDE}, or [height, width]",
     ),
     "scaling_factor": FACTOR,
     "shift_factor": optional(_NUMBER),

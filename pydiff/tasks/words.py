@@ -149,7 +149,7 @@ def _checked(embeddings: Embeddings, each: int) -> Embeddings:
     ranks = (3, 3, 2, 2)
     rows = None
     for name, rank, value in zip(EMBEDDINGS, ranks, embeddings, strict=True):
-        if value is None:
+        if value is None and name != "prompt_embeds":
             continue
         shape = "(P, T, D)" if rank == 3 else "(P, E)"
         if not isinstance(value, Tensor) or value.ndim != rank or not value.is_floating_point() or 0 in value.shape:

@@ -15,9 +15,8 @@ from pydiff.text.encoders import CHUNKS, WEIGHTING, Encoded, TextEncoder, TextOp
 from pydiff.text.tokenizer_files import fitted, read_with_transformers
 from pydiff.text.tokens import PromptTokenizer, Rows
 from pydiff.text.weighting import weigh
-from pydiff.weights import read_json
 from pydiff.weights.clip import load_clip_text
-from pydiff.weights.files import inside
+from pydiff.weights.files import read_config
 
 
 class Reading(NamedTuple):
@@ -119,7 +118,7 @@ def load_clip_encoder(
 
 def _load_tokenizer(folder: Path, weights: Path) -> PromptTokenizer:
     read = read_with_transformers(folder, "CLIPTokenizer", ("vocab.json", "merges.txt"))
-    fields = text_fields(read_json(inside(weights, "config.json")))
+    fields = read_config(weights, text_fields)
     said, most = read.model_max_length, fields["max_position_embeddings"]
     window = min(said, most) if isinstance(said, int) else said
     return fitted(folder, read.backend_tokenizer, window, read.pad_token_id, fields["vocab_size"])

@@ -19,8 +19,8 @@ from pydiff.text.encoders import CHUNKS, WEIGHTING, Encoded, Prompts, TextEncode
 from pydiff.text.tokenizer_files import WHOLE, fitted, read_whole, read_with_transformers
 from pydiff.text.tokens import PromptTokenizer, Rows
 from pydiff.text.weighting import plain, weigh
-from pydiff.weights import load_network, read_header, read_json
-from pydiff.weights.files import inside
+from pydiff.weights import load_network, read_header
+from pydiff.weights.files import inside, read_config
 from pydiff.weights.network import when_read
 
 SHARED = "shared.weight"
@@ -94,7 +94,7 @@ def load_prompt_encoder(
     """
     files, weights = inside(folder, "tokenizer"), inside(folder, "text_encoder")
     tokenizer, pad = _read_tokenizer(files)
-    config = T5Config.from_dict(read_json(inside(weights, "config.json")))
+    config = read_config(weights, T5Config.from_dict)
     reader = fitted(files, tokenizer, MAX_TOKENS, pad, config.vocab_size)
     return PromptEncoder(reader, _load_encoder(weights, dtype, variant), words)
 

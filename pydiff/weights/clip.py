@@ -41,10 +41,7 @@ def _load(
     made: list[nn.Module] = []
 
     def build(config: Mapping[str, Any]) -> nn.Module:
-        try:
-            made.append(make(config))
-        except ValueError as error:
-            raise ValueError(f"{folder} holds no CLIP network that pydiff runs: {error}") from error
+        made.append(make(config))
         return made[0]
 
     return load_network(folder, build, dtype, variant=variant, rename=lambda name: stored_key(name, part, made[0]))

@@ -8,10 +8,11 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 MOST_JSON = 16 << 20  # bytes
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
+Made = TypeVar("Made")
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -23,6 +24,16 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     if size > MOST_JSON:
         raise ValueError(f"{path} has {size} bytes; expected a JSON file of at most {MOST_JSON}")
     return parse_json(path.read_bytes(), str(path))
+
+
+def read_config(folder: Path, make: Callable[[dict[str, Any]], Made]) -> Made:
+    """What `make` makes of the config.json in a component's folder. Its ValueErrors are raised with the file's name."""
+    path = inside(folder, "config.json")
+    values = read_json(path)
+    try:
+        return make(values)
+    except ValueError as error:
+        raise ValueError(f"{path} is of no network that pydiff runs: {error}") from error
 
 
 def parse_json(data: bytes, name: str) -> dict[str, Any]:

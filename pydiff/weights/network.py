@@ -14,7 +14,7 @@ import torch
 
 from pydiff.models.unet import UNet, UNetConfig
 from pydiff.models.unet2d import UNet2D, UNet2DConfig
-from pydiff.weights.files import inside, read_json, write_json
+from pydiff.weights.files import read_config, write_json
 from pydiff.weights.safetensors import TensorInfo, read_header, read_safetensors, write_safetensors
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
@@ -67,9 +67,8 @@ def load_network(
         raise ValueError(f"{folder} is not a folder; expected one that holds config.json and a network's safetensors")
     if not dtype.is_floating_point:
         raise ValueError(f"dtype is {dtype}; expected a floating-point type")
-    config = read_json(inside(folder, "config.json"))
     with torch.device("meta"):
-        network = build(config)
+        network = read_config(folder, build)
     header = read_header(folder, variant)
     stored = _stored_names(folder, header, rename)
     check_tensors(folder, {name: header[stored[name]] for name in stored}, network)

@@ -122,14 +122,14 @@ def saved(pipeline: Any, folder: Path) -> Any:
     return pipeline
 
 
-def upscaler(folder: Path, **changes: Any) -> Any:
+def upscaler(folder: Path, sampler: str = "ddim", **changes: Any) -> Any:
     """The x4 upscaler; here x2, since the tiny autoencoder's factor is 2."""
     made = diffusers.StableDiffusionUpscalePipeline(
         vae=vae(),
         unet=unet(**{"in_channels": 7, "num_class_embeds": 1000, "sample_size": 8, **changes}),
         text_encoder=text_model(),
         tokenizer=tokenizer(folder / "tokenizer"),
-        scheduler=scheduler("ddim", prediction_type="v_prediction"),
+        scheduler=scheduler(sampler, prediction_type="v_prediction"),
         low_res_scheduler=diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
         max_noise_level=350,
     )

@@ -38,9 +38,10 @@ def test_checkpoints_of_full_size(name: str) -> None:
         width = (config.projection_class_embeddings_input_dim or 0) - 6 * (config.addition_time_embed_dim or 0)
         added = {"text_embeds": torch.randn(1, width, generator=generator), "time_ids": torch.arange(6.0)[None]}
     t = torch.tensor(500)
+    labels = None if config.num_class_embeds is None else torch.tensor([20])
     with torch.inference_mode():
-        expected = theirs(x, t, text, added_cond_kwargs=added).sample
-        made = ours.eval()(x, t, Cond(text, added=added))
+        expected = theirs(x, t, text, class_labels=labels, added_cond_kwargs=added).sample
+        made = ours.eval()(x, t, Cond(text, labels=labels, added=added))
     scale = expected.abs().max()
     assert expected.std() > 0
     assert (made - expected).abs().max() < 1e-4 * max(1.0, float(scale))

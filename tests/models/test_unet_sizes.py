@@ -30,6 +30,16 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "addition_time_embed_dim": 256,
         "projection_class_embeddings_input_dim": 2816,
     },
+    "Stable Diffusion x4 upscaler": {
+        "in_channels": 7,
+        "block_out_channels": (256, 512, 512, 1024),
+        "down_block_types": ("DownBlock2D", *("CrossAttnDownBlock2D",) * 3),
+        "up_block_types": (*("CrossAttnUpBlock2D",) * 3, "UpBlock2D"),
+        "cross_attention_dim": 1024,
+        "only_cross_attention": (True, True, True, False),
+        "num_class_embeds": 1000,
+        "use_linear_projection": True,
+    },
     "DeepFloyd IF-I-M": {
         "in_channels": 3,
         "out_channels": 6,

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import json
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import pydiff
-from pydiff.cascade import Cascade
+from pydiff.cascade import Cascade, StageDefaults
+from pydiff.models.unet2d import UNet2D, UNet2DConfig
+from pydiff.pipeline import _call
 from pydiff.tasks.begin import Micro, from_noise
-from pydiff.tasks.generate import generate, upscale
+from pydiff.tasks.generate import generate
 from pydiff.tasks.plan import PRIOR, Options
 from pydiff.tasks.request import Call, make_request
 from pydiff.tasks.run import Request, settings_of
@@ -109,53 +115,164 @@ def test_refused_before_any_work(pipe: pydiff.Pipeline, call: dict[str, Any], me
 NAMES = [
     *("negative_prompt", "seed", "generator", "num_images_per_prompt", "class_labels", "callback_on_step_end"),
     *(*Options.__dataclass_fields__, *Micro.__dataclass_fields__, *EMBEDDINGS, *SECOND, *READING, *PRIOR),
-    *("size", "height", "width", "latents", "prompt", "options", "other"),
+    *("size", "options", "self", "other"),
 ]
 few = st.dictionaries(st.sampled_from(NAMES), junk, max_size=4)
-
-
-@pytest.fixture(scope="module")
-def opened(pipe: pydiff.Pipeline) -> pydiff.Pipeline:
-    return pipe
+sound = st.just("a red ring")
+QUIET = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
 
 
 @pytest.mark.filterwarnings("ignore::pydiff.UnknownWord")
 @pytest.mark.usefixtures("idle")
-@given(junk | st.just("a red ring"), few)
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(junk | sound, few, st.dictionaries(st.sampled_from(["height", "width", "latents"]), junk, max_size=2))
+@settings(max_examples=300, **QUIET)
 def test_junk_raises_nothing_but_value_errors_before_work(
-    opened: pydiff.Pipeline, prompt: Any, arguments: dict[str, Any]
+    pipe: pydiff.Pipeline, prompt: Any, arguments: dict[str, Any], more: dict[str, Any]
 ) -> None:
-    arguments = {"prompt": prompt, **arguments}
+    arguments = {name: value for name, value in {**arguments, **more}.items() if name != "self"}
     with contextlib.suppress(ValueError):
-        opened.stream(**arguments).close()
+        pipe.stream(prompt, **arguments).close()
     with contextlib.suppress(ValueError, AssertionError):  # what is sound begins work
-        opened.generate(**arguments)
+        pipe.generate(prompt, **arguments)
 
 
 @pytest.mark.filterwarnings("ignore::pydiff.UnknownWord")
 @pytest.mark.usefixtures("idle")
-@given(junk, few)
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(["upscale", "image_to_image", "variations", "instruct"]), junk, junk | sound, few)
+@settings(max_examples=300, **QUIET)
 def test_junk_raises_nothing_but_value_errors_in_every_task(
-    opened: pydiff.Pipeline, image: Any, arguments: dict[str, Any]
+    pipe: pydiff.Pipeline, task: str, image: Any, prompt: Any, arguments: dict[str, Any]
 ) -> None:
-    size = {"size": 256} if "size" not in arguments else {}
-    tasks: list[Any] = [opened.upscale, opened.image_to_image, opened.variations, opened.instruct]
-    for task in tasks:
-        for given_image in (image, np.zeros((8, 8, 3))):
-            with contextlib.suppress(ValueError, AssertionError):
-                task(given_image, **size, **arguments)
+    arguments = {name: value for name, value in arguments.items() if name != "self"}
+    if task != "variations":
+        arguments["prompt"] = prompt
+    for given_image in (image, np.zeros((64, 64, 3))):
+        with contextlib.suppress(ValueError, AssertionError):
+            getattr(pipe, task)(given_image, **{"size": 256, **arguments})
     with contextlib.suppress(ValueError):
-        opened.inpaint(image, image, **arguments)
+        pipe.inpaint(image, image, **{"prompt": prompt, **arguments})
 
 
-def test_a_call_holds_what_is_said(pipe: pydiff.Pipeline) -> None:
-    """Named arguments in their fields, everything else an option; a call of nothing but a prompt does."""
+def request(pipe: pydiff.Pipeline, call: Call, said: dict[str, Any] | None = None, **changes: Any) -> Request:
+    """A request of the first stage as if it were another one."""
+    stage = dataclasses.replace(pipe.cascade.stages[0], **changes)
+    return make_request("generate", Cascade("other", (stage,), 64), [stage], [from_noise], call, said=said)
+
+
+def classes() -> dict[str, Any]:
+    config = UNet2DConfig(
+        sample_size=8, block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, num_class_embeds=10,
+        down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
+    )  # fmt: skip
+    return {"unet": UNet2D(config), "text": None, "size": (8, 8), "defaults": StageDefaults(2, 1.0)}
+
+
+KINDS: dict[str, dict[str, Any]] = {"plain": {}, "xl": {"traits": {"micro": "sizes"}}, "classes": classes()}
+
+
+@pytest.mark.filterwarnings("ignore::pydiff.UnknownWord")
+@pytest.mark.usefixtures("idle")
+@given(st.sampled_from(list(KINDS)), junk | sound, few)
+@settings(max_examples=300, **QUIET)
+def test_a_call_of_junk_raises_nothing_but_value_errors(
+    pipe: pydiff.Pipeline, kind: str, prompt: Any, arguments: dict[str, Any]
+) -> None:
+    fields = {name: value for name, value in arguments.items() if name in Call.__dataclass_fields__}
+    options = {name: value for name, value in arguments.items() if name not in fields}
+    try:
+        wanted = request(pipe, Call(**{"prompt": prompt, **fields, "options": options}), **KINDS[kind])
+    except ValueError:
+        return
+    for index in range(len(wanted.seeds)):
+        json.dumps(settings_of(wanted, index), allow_nan=False)
+
+
+def test_a_call_of_nothing_but_a_prompt(pipe: pydiff.Pipeline) -> None:
     wanted = generate(pipe.cascade, Call("a red ring"))
-    assert len(wanted.seeds) == 1
-    assert wanted.micro == Micro()
-    for name in ("prompt", "options"):  # no options by accident
-        with pytest.raises(ValueError, match=f"unknown option {name}"):
-            pipe.variations_of = None if name else None  # type: ignore[attr-defined]
-            generate(pipe.cascade, Call("a", options={name: {}}))
+    assert (len(wanted.seeds), wanted.micro, wanted.labels, wanted.said) == (1, Micro(), None, {})
+
+
+@pytest.mark.parametrize("name", ["prompt", "options", "stages", "text"])
+def test_what_is_no_option(pipe: pydiff.Pipeline, name: str) -> None:
+    with pytest.raises(ValueError, match=f"unknown option {name}"):
+        generate(pipe.cascade, Call("a", options={name: {}}))
+    with pytest.raises(ValueError, match=f"unknown option {name}"):
+        generate(pipe.cascade, _call("a", {name: "a"}))
+
+
+def test_classes(pipe: pydiff.Pipeline) -> None:
+    wanted = request(pipe, Call(class_labels=[3, 9], num_images_per_prompt=2, seed=1), **classes())
+    assert wanted.labels is not None
+    assert (wanted.words, wanted.labels.tolist(), wanted.seeds) == (None, [3, 3, 9, 9], [1, 2, 3, 4])
+    assert settings_of(wanted, 2)["class_labels"] == 9
+    for labels in (4, (4,), np.int64(4), torch.tensor(4), torch.tensor([4])):
+        assert request(pipe, Call(class_labels=labels), **classes()).labels.tolist() == [4]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (None, "this model makes pictures of 10 classes; give class_labels, an int or a list of them"),
+        ([], "give class_labels"),
+        (10, "class_labels is 10; expected an integer from 0 to 9"),
+        ([3, -1], "class_labels is -1"),
+        (torch.tensor([0.5]), "class_labels is 0.5"),
+        (torch.tensor([[1]]), r"class_labels is \[1\]"),
+        ("3", "class_labels is '3'"),
+        (True, "class_labels is True"),
+    ],
+)
+def test_classes_that_are_none(pipe: pydiff.Pipeline, labels: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        request(pipe, Call(class_labels=labels), **classes())
+
+
+def test_sizes_and_crops(pipe: pydiff.Pipeline) -> None:
+    given_ = {"original_size": (np.int64(64), 48), "crops_coords_top_left": [0, 7], "aesthetic_score": np.float32(6.5)}
+    wanted = request(pipe, Call("a", options=given_), **KINDS["xl"])
+    assert wanted.micro.original_size == [64, 48]
+    assert json.loads(json.dumps(settings_of(wanted, 0)))["crops_coords_top_left"] == [0, 7]
+    repeated = {name: settings_of(wanted, 0)[name] for name in given_}
+    assert request(pipe, Call("a", options=repeated), **KINDS["xl"]).micro == wanted.micro
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("original_size", 64, r"original_size is 64; expected two ints, \(height, width\) or \(top, left\)"),
+        ("target_size", (1, 2, 3), r"target_size is \(1, 2, 3\)"),
+        ("target_size", "ab", "target_size is 'a'|target_size is 'ab'"),
+        ("crops_coords_top_left", (0, -1), "crops_coords_top_left is -1"),
+        ("negative_original_size", (1.5, 2), "negative_original_size is 1.5"),
+        ("negative_target_size", (10**30, 2), "negative_target_size is 1000"),
+        ("aesthetic_score", NAN, "aesthetic_score is nan; expected a finite number"),
+        ("negative_aesthetic_score", "high", "negative_aesthetic_score is 'high'"),
+    ],
+)
+def test_sizes_and_crops_that_are_none(pipe: pydiff.Pipeline, name: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        request(pipe, Call("a", options={name: value}), **KINDS["xl"])
+    with pytest.raises(ValueError, match=f"{name} is for Stable Diffusion XL; leave it out"):
+        request(pipe, Call("a", options={name: value}))
+
+
+def test_embeddings_in_place_of_words(pipe: pydiff.Pipeline, idle: None) -> None:
+    states = torch.zeros(2, 3, 128)
+    wanted = request(pipe, Call(options={"prompt_embeds": states, "negative_prompt_embeds": states}, seed=1))
+    assert (len(wanted.seeds), wanted.guided) == (2, True)
+    for changes, options, message in [
+        ({}, {"prompt_embeds": states}, "given without negative_prompt_embeds"),
+        ({}, {"negative_prompt_embeds": states}, "negative_prompt_embeds is given without prompt_embeds; give both"),
+        ({}, {"prompt_embeds": states[..., :7], "guidance_scale": 1}, "reads embeddings of width 128"),
+        (KINDS["xl"], {"prompt_embeds": states, "guidance_scale": 1}, "given without pooled_prompt_embeds"),
+        ({"traits": {"unclip": None}}, {"prompt_embeds": states}, "unCLIP reads more than those; give a prompt"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            request(pipe, Call(options=options), **changes)
+
+
+def test_a_task_that_steers_reads_the_negative_prompt(pipe: pydiff.Pipeline) -> None:
+    stage, call = pipe.cascade.stages[0], Call("a", options={"guidance_scale": 1.0})
+    for steers in (False, True):
+        wanted = make_request("generate", pipe.cascade, [stage], [from_noise], call, steers=steers)
+        assert wanted.guided is steers
