@@ -25,6 +25,7 @@ examples:
   pydiff generate "a red circle left of a blue square on a white background" --seed 7 -o circle.png
   pydiff generate "three green stars" -n 4 --size 1024 --sheet stars.png
   pydiff generate --from circle.png -o again.png
+  pydiff generate --model stable-diffusion-v1-5 "a cat on a table" --steps 20 -o cat.png
 """
 
 
@@ -89,15 +90,23 @@ def _add_generate(commands: Any) -> None:
     command.add_argument("-n", type=int, default=1, metavar="N", help="how many pictures (seeds S, S+1, ...)")
     command.add_argument("--seed", type=int, metavar="S", help="an integer; the same seed makes the same picture")
     command.add_argument(
-        "--size", type=int, metavar="PIXELS", help="side of the picture: 64, 256 or 1024 (default 256)"
+        "--size", type=int, metavar="PIXELS", help="side of the picture; of the shipped model 64, 256 (default) or 1024"
     )
     command.add_argument("--steps", type=int, metavar="N", help="steps of the first stage")
     command.add_argument(
         "--guidance", type=float, metavar="SCALE", help="how closely to follow the words; 1 is plainly"
     )
     command.add_argument("--negative", default=None, metavar="PROMPT", help="what to steer away from")
-    command.add_argument("--sampler", metavar="NAME", help="ddpm, ddim, euler, euler_ancestral, dpmpp_2m, heun, ...")
-    command.add_argument("--model", type=Path, action="append", metavar="DIR", help="a folder per stage, small first")
+    command.add_argument("--sampler", metavar="NAME", help="ddpm, ddim, pndm, euler, euler_ancestral, dpmpp_2m, ...")
+    command.add_argument("--height", type=int, metavar="PIXELS", help="of the picture, where it is not the model's own")
+    command.add_argument("--width", type=int, metavar="PIXELS", help="of the picture, where it is not the model's own")
+    command.add_argument(
+        "--model", action="append", metavar="MODEL", help="a folder, .safetensors file or hub id; one per stage"
+    )
+    command.add_argument("--tokenizer", metavar="DIR", help="a folder with CLIP's, for a .safetensors file")
+    command.add_argument("--variant", metavar="NAME", help="fp16 and the like, of the files to read")
+    command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    command.add_argument("--device", default="cpu", metavar="NAME", help="cpu (default), cuda, cuda:1, ...")
     command.add_argument("--sheet", type=Path, metavar="PNG", help="also write a contact sheet of all stages")
     command.add_argument("--from", dest="source", type=Path, metavar="PNG", help="repeat a picture that pydiff wrote")
     command.add_argument("--no-metadata", action="store_true", help="write PNGs without their settings")
@@ -107,9 +116,17 @@ def _add_generate(commands: Any) -> None:
 def run_generate(arguments: argparse.Namespace) -> int:
     call = _call_of(arguments)
     paths = _output_paths(arguments, call["prompt"])
+    import torch
+
     from pydiff.pipeline import load
 
-    pipe = load(arguments.model)
+    pipe = load(
+        arguments.model,
+        dtype=getattr(torch, arguments.dtype),
+        device=arguments.device,
+        variant=arguments.variant,
+        tokenizer=arguments.tokenizer,
+    )
     with Progress(quiet=arguments.quiet) as progress:
         result = pipe.generate(**call, num_images_per_prompt=arguments.n, watch=progress)
     for index, path in enumerate(paths):
@@ -131,6 +148,8 @@ def _call_of(arguments: argparse.Namespace) -> dict[str, Any]:
         "negative_prompt": arguments.negative,
         "seed": arguments.seed,
         "size": arguments.size,
+        "height": arguments.height,
+        "width": arguments.width,
         "num_inference_steps": arguments.steps,
         "guidance_scale": arguments.guidance,
         "sampler": arguments.sampler,
@@ -159,7 +178,8 @@ def _repeated(arguments: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(f"{arguments.source} was made by the model {settings.get('model')!r}; give it with --model")
     call = {name: value for name, value in settings.items() if name in REPEATED}
     if arguments.size not in (None, call.get("size")):  # other stages will run: keep what was said of the first
-        call = {name: value[0] if isinstance(value, list) and value else value for name, value in call.items()}
+        firsts = {name: value[0] if isinstance(value, list) and value else value for name, value in call.items()}
+        call = {name: value for name, value in firsts.items() if name not in ("height", "width")}
     return call
 
 

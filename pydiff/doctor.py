@@ -23,6 +23,13 @@ from pydiff.ops import (
 )
 
 PACKAGES = ("pydiff-engine", "torch", "numpy", "pillow", "safetensors", "tokenizers", "tqdm")
+OPTIONAL = {  # package: what is missing without it
+    "transformers": "text encoders of real checkpoints",
+    "sentencepiece": "tokenizers of DeepFloyd IF",
+    "huggingface-hub": "checkpoints by their hub id",
+    "ftfy": "clean_caption",
+    "beautifulsoup4": "clean_caption",
+}
 FOLDER = Path(__file__).parent
 THRESHOLDS = (Threshold(), Threshold("static"), Threshold("dynamic", 0.9, 1.5), Threshold("dynamic", 0.5, 50.0))
 TOLERANCE = 1e-5  # relative to the largest value, of float32 against float64
@@ -61,6 +68,11 @@ def _versions() -> Iterator[Finding]:
         except importlib.metadata.PackageNotFoundError:
             state = "missing" if package == "pydiff-engine" else "broken"
             yield Finding(state, package, f"not installed: pip install {package}")
+    for package, purpose in OPTIONAL.items():
+        try:
+            yield Finding("ok", package, f"{importlib.metadata.version(package)}, for {purpose}")
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding("missing", package, f"only {purpose} need it: pip install {package}")
 
 
 def _build() -> dict[str, str]:

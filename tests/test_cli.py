@@ -30,7 +30,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pipe: pydiff.Pipeline
     """An empty folder to stand in, and the pipeline that is open already."""
     monkeypatch.chdir(tmp_path)
     opened = pydiff.pipeline.load
-    monkeypatch.setattr("pydiff.pipeline.load", lambda model=None: pipe if model is None else opened(model))
+    monkeypatch.setattr("pydiff.pipeline.load", lambda model, **how: pipe if model is None else opened(model, **how))
     return tmp_path
 
 

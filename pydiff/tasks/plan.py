@@ -150,7 +150,8 @@ def _table(stage: Stage, sampler: Any, values: Mapping[str, Any]) -> tuple[StepT
     """The rows to walk, and the options that chose them."""
     if not isinstance(sampler, str):
         raise ValueError(f"sampler is {sampler!r}; expected a name, or one per stage")
-    said: dict[str, Any] = {"timesteps": values["timesteps"]}
+    times = values["timesteps"]
+    said: dict[str, Any] = {"timesteps": times.tolist() if hasattr(times, "tolist") else times}  # of an array too
     steps = values["num_inference_steps"]
     if said["timesteps"] is None:
         steps = integer("num_inference_steps", otherwise(steps, stage.defaults.num_inference_steps), 1)

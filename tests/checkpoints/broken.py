@@ -13,75 +13,70 @@ from diffusers.pipelines.deprecated.unclip import UnCLIPPipeline
 from safetensors.torch import load_file, save_file
 
 from tests.checkpoints import makers
+from tests.checkpoints.test_pixels import unet2d
 from tests.checkpoints.test_unclip import common
 
 DROP = object()  # in place of a field's value: without that field
 
 
-def unworded(folder: Path) -> None:
-    torch.manual_seed(5)
-    network = diffusers.UNet2DModel(
-        sample_size=16, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-    )  # fmt: skip
-    makers.saved(diffusers.DDPMPipeline(network, diffusers.DDPMScheduler()), folder)
+def xl_unet(**changes: Any) -> diffusers.UNet2DConditionModel:
+    """Another U-Net than that of `makers.xl`, where changes are given."""
+    fields = {
+        "addition_embed_type": "text_time", "addition_time_embed_dim": 8, "use_linear_projection": True,
+        "projection_class_embeddings_input_dim": 80, "cross_attention_dim": 64, "transformer_layers_per_block": (1, 2),
+    }  # fmt: skip
+    return makers.unet(**{**fields, **changes})
 
 
-def upscaler(folder: Path) -> None:
-    """The x4 upscaler of Stable Diffusion."""
-    changes = {"in_channels": 7, "num_class_embeds": 1000}
-    made = diffusers.StableDiffusionUpscalePipeline(
-        vae=makers.vae(), unet=makers.unet(**changes), text_encoder=makers.text_model(),
-        tokenizer=makers.tokenizer(folder / "tokenizer"), scheduler=makers.scheduler("ddim"),
-        low_res_scheduler=diffusers.DDPMScheduler(),
-    )  # fmt: skip
-    makers.saved(made, folder)
+def prior(**changes: Any) -> diffusers.PriorTransformer:
+    torch.manual_seed(8)
+    fields = {"num_attention_heads": 2, "attention_head_dim": 12, "embedding_dim": 32, "num_layers": 1}
+    return diffusers.PriorTransformer(**{**fields, **changes})
 
 
 def unclip(folder: Path) -> None:
-    torch.manual_seed(8)
-    prior = diffusers.PriorTransformer(num_attention_heads=2, attention_head_dim=12, embedding_dim=32, num_layers=1)
     scheduler = diffusers.UnCLIPScheduler(variance_type="fixed_small_log", prediction_type="sample")
-    makers.saved(UnCLIPPipeline(prior=prior, prior_scheduler=scheduler, **common(folder)), folder)
+    makers.saved(UnCLIPPipeline(prior=prior(), prior_scheduler=scheduler, **common(folder)), folder)
 
 
 FAMILIES: dict[str, Callable[[Path], Any]] = {
     "sd": makers.stable_diffusion,
     "xl": makers.xl,
     "if": makers.deepfloyd,
-    "x4": upscaler,
-    "ddpm": unworded,
+    "x4": makers.upscaler,
+    "ddpm": lambda folder: makers.saved(diffusers.DDPMPipeline(unet2d(), diffusers.DDPMScheduler()), folder),
     "unclip": unclip,
 }
 NETWORKS = {  # the components that hold weights
     "sd": ("unet", "vae", "text_encoder"),
-    "xl": ("unet", "vae", "text_encoder", "text_encoder_2"),
+    "xl": ("text_encoder_2",),
     "if": ("unet", "text_encoder"),
     "ddpm": ("unet",),
-    "unclip": ("prior", "decoder", "text_proj", "text_encoder", "super_res_first", "super_res_last"),
+    "unclip": ("prior", "decoder", "text_proj", "super_res_first", "super_res_last"),
 }
 EVERY = [(family, component) for family, components in NETWORKS.items() for component in components]
 
 
 def weights_of(folder: Path) -> Path:
-    return next(iter(sorted(folder.glob("*.safetensors"))))
+    return min(folder.glob("*.safetensors"))
 
 
 def rewrite(path: Path, **fields: Any) -> None:
-    """Change a JSON object's fields."""
+    """Change fields of the object in a JSON file."""
     values = {**json.loads(path.read_text()), **fields} if path.exists() else fields
     path.write_text(json.dumps({name: value for name, value in values.items() if value is not DROP}))
 
 
-def restore(path: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
-    """Change a file's tensors."""
+def restore(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """Change the tensors of a component."""
+    path = weights_of(folder)
     state = load_file(path)
     change(state)
     save_file(state, path, {"format": "pt"})
 
 
 def leads_out(path: Path, outside: Path) -> None:
-    """Put a link in the place of a file or folder, which goes outside."""
+    """Move a file or folder outside, and put a link in its place."""
     outside.mkdir(exist_ok=True)
     path.rename(outside / path.name)
     path.symlink_to(outside / path.name)

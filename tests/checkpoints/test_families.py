@@ -57,7 +57,7 @@ def many(pipe: Any, *, num_images_per_prompt: int, **call: Any) -> Any:
 
 
 def filled(pipe: Any, *, num_images_per_prompt: int, **call: Any) -> Any:
-    """Of one picture and several seeds, diffusers draws the latents with the first seed: so give it several pictures."""
+    """Of one picture and several seeds diffusers draws the latents with the first seed: give it several pictures."""
     count = num_images_per_prompt
     images, masks = torch.cat([IMAGE] * count), torch.cat([MASK] * count)
     return pipe([WORDS] * count, image=images, mask_image=masks, height=HEIGHT, width=WIDTH, **call)

@@ -10,7 +10,7 @@ from PIL import Image
 _things = [
     *(torch.zeros(2), torch.tensor(3), torch.zeros(1, 3, 4, dtype=torch.long), torch.full((1, 2, 128), torch.nan)),
     *(np.zeros(2), np.array("a"), np.float32("nan"), np.int64(3), np.array([3, 2]), np.zeros((2, 2), complex)),
-    *(Image.new("L", (2, 2)), torch.Generator(), object(), ..., int, {1, 2}, range(3), 3 + 1j),
+    *(Image.new("L", (2, 2)), torch.Generator(), object(), ..., {1, 2}, range(3), 3 + 1j),
 ]
 junk = st.recursive(
     st.none()
