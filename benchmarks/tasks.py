@@ -22,7 +22,9 @@ import torch
 import pydiff
 from benchmarks.measure import Table, interleaved, machine, write_json
 from pydiff.pipeline import EMBEDDED
-from pydiff.tasks.generate import states
+from pydiff.tasks.generate import generate
+from pydiff.tasks.request import Call
+from pydiff.tasks.run import states
 
 WEIGHTS = Path(pydiff.__file__).parent / "embedded" / "weights"
 PROMPT = "a red circle left of a blue square on a white background"
@@ -35,8 +37,7 @@ def make_pydiff() -> Maker:
     pipe = pydiff.load()
 
     def make(size: int) -> torch.Tensor:
-        wanted = pipe._request(PROMPT, seed=SEED, size=size, options={})
-        *_, last = states(wanted)
+        *_, last = states(generate(pipe.cascade, Call(PROMPT, seed=SEED), size=size))
         return last.x
 
     return make

@@ -24,6 +24,7 @@ from pydiff.models.autoencoder import Autoencoder
 from pydiff.models.unet import UNet
 from pydiff.models.unet2d import UNet2D
 from pydiff.nn.cond import Cond, Prepared
+from pydiff.nn.edit import AttentionEdit, Heat
 from pydiff.ops.guided_step import Threshold
 from pydiff.text.encoders import TextEncoder
 
@@ -141,13 +142,16 @@ class Branch(NamedTuple):
 
 class Start(NamedTuple):
     """Where a stage begins: x (B, C, h, w) at the level of its table's first row, the branches that its guidance
-    weighs, and what each state is changed by (see `loop.sample`). ended, asked after each step, ends the run there."""
+    weighs, and what each state is changed by (see `loop.sample`). ended, asked after each step, ends the run there.
+    edit: what is done, at each noise level, to the attention of branch 0; what it captures is added to heat."""
 
     x: Tensor
     noise: Noise
     branches: Sequence[Branch]
     adjust: Callable[[loop.State], Tensor] | None = None
     ended: Callable[[], bool] = lambda: False
+    edit: Callable[[int], AttentionEdit | None] | None = None
+    heat: Heat | None = None
 
 
 class Leg(NamedTuple):
@@ -160,7 +164,8 @@ class Leg(NamedTuple):
 class State(NamedTuple):
     """A moment of a run: step of steps in stage of stages (counted from 0), x and denoised (B, C, h, w) as the stage
     walks (in [-1, 1] where that is pixels), t what the network was told, seconds the step took. picture: (B, 3, H, W)
-    at the last step of a stage, None before. done is True at the last step of the last stage."""
+    at the last step of a stage, None before. heat: what was captured of attention so far. done is True at the last step
+    of the last stage."""
 
     stage: int
     stages: int
@@ -171,6 +176,7 @@ class State(NamedTuple):
     denoised: Tensor
     seconds: float
     picture: Tensor | None = None
+    heat: Heat | None = None
 
     @property
     def done(self) -> bool:
@@ -199,7 +205,7 @@ def run(legs: Sequence[Leg], *, decode: bool = True) -> Iterator[State]:
 def _walk(index: int, stages: int, leg: Leg, before: Tensor | None, decode: bool) -> Iterator[State]:
     plan, start = leg.plan, leg.begin(before)
     walk = loop.sample(
-        Network(plan.stage, start.branches, plan.table),
+        Network(plan.stage, start, plan.table),
         plan.table,
         plan.guidance,
         x=start.x,
@@ -216,7 +222,7 @@ def _walk(index: int, stages: int, leg: Leg, before: Tensor | None, decode: bool
         if done:
             picture = plan.decoded(state.x) if decode else state.x
         denoised = start.x if state.denoised is None else state.denoised
-        yield State(index, stages, state.index, steps, state.t, state.x, denoised, state.elapsed, picture)
+        yield State(index, stages, state.index, steps, state.t, state.x, denoised, state.elapsed, picture, start.heat)
         if done:
             return
 
@@ -224,33 +230,49 @@ def _walk(index: int, stages: int, leg: Leg, before: Tensor | None, decode: bool
 class Network:
     """A stage's network as the loop sees it: x, t and branches in, predictions out. What stays is computed once."""
 
-    def __init__(self, stage: Stage, branches: Sequence[Branch], table: StepTable) -> None:
-        self.stage, self.branches = stage, branches
+    def __init__(self, stage: Stage, start: Start, table: StepTable) -> None:
+        self.stage, self.start = stage, start
         self.last_t = table.rows[-1].t
+        self.levels = {row.t: row.level for row in table.rows if row.evaluate}
         self.prepared: dict[tuple[Any, ...], list[tuple[slice, Prepared]]] = {}
+        self.edits: dict[tuple[int, int], AttentionEdit] = {}
 
     def __call__(self, x: Tensor, t: float, branches: tuple[int, ...]) -> Tensor:
         unet = self.stage.unet if self.stage.last is None or t != self.last_t else self.stage.last
         rows = []
         for branch in branches:
-            beside = self.branches[branch].beside
+            beside = self.start.branches[branch].beside
             rows.append(x if beside is None else torch.cat([x, beside], dim=1))
         given = torch.cat(rows)  # (R B, C, h, w), branch by branch
         given = given.contiguous(memory_format=torch.channels_last)  # the layout that convolutions are fastest in
         time = torch.full((), t, device=x.device)
-        key = (unet is self.stage.last, *branches)
+        edit = self._edit(t, len(given)) if branches[0] == 0 else None
+        key = (unet is self.stage.last, edit is None, *branches)
         if key not in self.prepared:
-            self.prepared[key] = list(self._prepare(unet, branches, given))
-        parts = [unet(given[rows], time, cond) for rows, cond in self.prepared[key]]
+            self.prepared[key] = list(self._prepare(unet, branches, given, edit))
+        conds = self.prepared[key]
+        if edit is not None:
+            conds = [(rows, cond._replace(edit=edit, heat=self.start.heat)) for rows, cond in conds]
+        parts = [unet(given[rows], time, cond) for rows, cond in conds]
         return torch.cat(parts).unflatten(0, (len(branches), -1))
 
+    def _edit(self, t: float, rows: int) -> AttentionEdit | None:
+        """The edit of this level, for all rows of a call; those of other branches are left alone."""
+        edit = None if self.start.edit is None else self.start.edit(self.levels[t])
+        if edit is None:
+            return None
+        key = (id(edit), rows)
+        if key not in self.edits:
+            self.edits[key] = edit.among(rows)
+        return self.edits[key]
+
     def _prepare(
-        self, unet: UNet | UNet2D, branches: tuple[int, ...], given: Tensor
+        self, unet: UNet | UNet2D, branches: tuple[int, ...], given: Tensor, edit: AttentionEdit | None
     ) -> Iterator[tuple[slice, Prepared]]:
-        """The conditioning of each network call: as many rows as fit, at least one."""
-        cond = _together([self.branches[branch].cond for branch in branches])
+        """The conditioning of each network call: as many rows as fit, at least one; all of them where rows borrow."""
+        cond = _together([self.start.branches[branch].cond for branch in branches])
         widest = unet.config.block_out_channels[0] * given.shape[-1] * given.shape[-2]
-        each = max(1, ELEMENTS_PER_CALL // widest)
+        each = max(1, ELEMENTS_PER_CALL // widest) if edit is None else len(given)
         for start in range(0, len(given), each):
             rows = slice(start, min(start + each, len(given)))
             yield rows, unet.prepare(_rows_of(cond, rows))

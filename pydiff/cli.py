@@ -115,7 +115,7 @@ def _add_generate(commands: Any) -> None:
 
 def run_generate(arguments: argparse.Namespace) -> int:
     call = _call_of(arguments)
-    paths = _output_paths(arguments, call["prompt"])
+    paths = _output_paths(arguments, call["prompt"] or "")
     import torch
 
     from pydiff.pipeline import load
@@ -167,10 +167,11 @@ def _repeated(arguments: argparse.Namespace) -> dict[str, Any]:
     """generate()'s arguments from a picture's settings."""
     from pydiff.images import read_settings
     from pydiff.pipeline import EMBEDDED_NAME
+    from pydiff.tasks.plan import Options
     from pydiff.tasks.run import REPEATED
 
     settings = read_settings(arguments.source)
-    if settings.get("task") != "generate" or not isinstance(settings.get("prompt"), str):
+    if settings.get("task") != "generate" or not isinstance(settings.get("prompt"), str | None):
         raise ValueError(f"{arguments.source} was not made by generate (its task is {settings.get('task')!r})")
     if settings.get("seed") is None and arguments.seed is None:
         raise ValueError(f"{arguments.source} was made without a seed, so nothing can repeat it; give --seed")
@@ -178,8 +179,9 @@ def _repeated(arguments: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(f"{arguments.source} was made by the model {settings.get('model')!r}; give it with --model")
     call = {name: value for name, value in settings.items() if name in REPEATED}
     if arguments.size not in (None, call.get("size")):  # other stages will run: keep what was said of the first
-        firsts = {name: value[0] if isinstance(value, list) and value else value for name, value in call.items()}
-        call = {name: value for name, value in firsts.items() if name not in ("height", "width")}
+        for name in [name for name in Options.__dataclass_fields__ if isinstance(call.get(name), list) and call[name]]:
+            call[name] = call[name][0]
+        call = {name: value for name, value in call.items() if name not in ("height", "width")}
     return call
 
 
@@ -211,7 +213,7 @@ def _write_sheet(path: Path, result: Result) -> None:
     from pydiff.images import contact_sheet, write_png
 
     rows = list(zip(*result.stages, strict=True))
-    captions = [f"{settings['prompt']}  (seed {settings['seed']})" for settings in result.settings]
+    captions = [f"{settings['prompt'] or ''}  (seed {settings['seed']})" for settings in result.settings]
     write_png(path, contact_sheet(rows, captions), None)
 
 

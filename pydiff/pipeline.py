@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pydiff.cascade import Cascade, State
 from pydiff.folders import open_cascade
+from pydiff.tasks.edit import edit
 from pydiff.tasks.generate import generate, upscale
 from pydiff.tasks.image_to_image import image_to_image
 from pydiff.tasks.inpaint import inpaint
@@ -118,6 +119,26 @@ class Pipeline:
         call = _call(prompt, arguments)
         return previews(generate(self.cascade, call, size=size, height=height, width=width, latents=latents))
 
+    def edit(
+        self,
+        source: str,
+        target: str | Sequence[str] | None = None,
+        *,
+        size: int | None = None,
+        output_type: str = "pil",
+        watch: Watch = None,
+        **arguments: Any,
+    ) -> Result:
+        """Edit a picture by editing its prompt: pictures of the source and of every target, from one seed.
+
+        By name every field of `pydiff.tasks.edit.EditOptions` (cross_replace, self_replace, reweight, local_blend and
+        others); without a target, reweight={"fluffy": 2.0} edits the source's own words. Only the first stage is
+        edited.
+        """
+        check_output_type(output_type)
+        call = _call(None, arguments)
+        return finish(edit(self.cascade, source, target, call, size=size), output_type, watch)
+
     def image_to_image(
         self,
         image: Any,
@@ -149,7 +170,7 @@ class Pipeline:
         return self._finish(inpaint, output_type, watch, image, mask, call=_call(prompt, arguments))
 
     def instruct(
-        self, image: Any, prompt: Prompt, *, output_type: str = "pil", watch: Watch = None, **arguments: Any
+        self, image: Any, prompt: Prompt = None, *, output_type: str = "pil", watch: Watch = None, **arguments: Any
     ) -> Result:
         """Change a picture as the prompt says, with a model that follows instructions.
 

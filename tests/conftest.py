@@ -8,6 +8,7 @@ import pytest
 
 import pydiff
 from pydiff.text.encoders import TextEncoder
+from tests.idle import WorkBeganError
 
 
 @pytest.fixture(scope="session")
@@ -24,4 +25,4 @@ def idle(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _forbidden(*_: object, **__: object) -> NoReturn:
-    raise AssertionError("work was begun")
+    raise WorkBeganError("work was begun")

@@ -236,7 +236,6 @@ def test_upscaling_never_runs_the_base(pipe: pydiff.Pipeline, side: int) -> None
     assert made.settings[0]["task"] == "upscale"
 
 
-
 @pytest.mark.usefixtures("idle")
 @pytest.mark.parametrize("name", ["output_type", "watch", "image", "steps"])
 def test_a_stream_refuses_what_it_does_not_take(pipe: pydiff.Pipeline, name: str) -> None:

@@ -45,7 +45,7 @@ FLAGS = (
     *("rescale_betas_zero_snr", "predict_epsilon", "clip_sample", "thresholding", "set_alpha_to_one"),
     *("lower_order_final", "euler_at_final", "use_karras_sigmas", "use_exponential_sigmas", "skip_prk_steps"),
 )
-NUMBERS = ("solver_order", "sigma_min", "sigma_max", "lambda_min_clipped")
+NUMBERS, LARGEST = ("solver_order", "sigma_min", "sigma_max", "lambda_min_clipped"), 1e9
 CHOICES: dict[str, tuple[str, ...]] = {
     "timestep_spacing": SPACINGS,
     "variance_type": VARIANCE_TYPES,
@@ -125,14 +125,18 @@ def sampler_from_scheduler_config(config: Mapping[str, Any]) -> SamplerConfig:
         )
     _check_fields(name, config)
     sampler = _dpm_sampler(config) if name == "DPMSolverMultistepScheduler" else CLASSES[name]
+    schedule = NoiseSchedule.from_config(config)
+    offset = whole("steps_offset", config.get("steps_offset", 0), 0)
+    if offset >= schedule.num_train_timesteps:
+        raise ValueError(f"steps_offset is {offset}; expected less than the {schedule.num_train_timesteps} timesteps")
     unclip = name == "UnCLIPScheduler"
     given = "linspace" if unclip else config.get("timestep_spacing")
     return SamplerConfig(
         sampler,
-        NoiseSchedule.from_config(config),
+        schedule,
         _threshold(name, config),
         find_sampler(sampler).spacing if given is None else given,
-        whole("steps_offset", config.get("steps_offset", 0), 0),
+        offset,
         _options(name, sampler, config),
         fewest_steps=2 if unclip else 1,
     )
@@ -150,8 +154,8 @@ def _check_fields(name: str, config: Mapping[str, Any]) -> None:
         if config.get(key) is not None and type(config[key]) is not bool:
             raise ValueError(f"{name} has {key} = {config[key]!r}; expected true or false")
     for key in NUMBERS:
-        if config.get(key) is not None:
-            real(f"{key} of {name}", config[key])
+        if config.get(key) is not None and not real(f"{key} of {name}", config[key]) < LARGEST:
+            raise ValueError(f"{name} has {key} = {config[key]!r}; expected a number below {LARGEST:g}")
     for key, values in CHOICES.items():
         if config.get(key) is not None and config[key] not in values:
             raise ValueError(f"{name} has {key} = {config[key]!r}; expected one of {', '.join(values)}")

@@ -65,6 +65,8 @@ class NoiseSchedule:
             raise ValueError(f"alphas_cumprod has shape {values.shape}; expected one number per training timestep")
         if not (np.isfinite(values).all() and values[0] < 1 and values[-1] >= 0 and (np.diff(values) <= 0).all()):
             raise ValueError("alphas_cumprod must be finite, below 1, not negative and never rise with t")
+        if not (values[:-1] > 0).all():
+            raise ValueError("alphas_cumprod must be above 0 but for its last value; check the betas")
         values.flags.writeable = False
         object.__setattr__(self, "alphas_cumprod", values)
 
@@ -214,7 +216,8 @@ def _share(name: str, value: Any) -> float:
 
 def _given_betas(betas: Sequence[float]) -> np.ndarray:
     try:
-        return np.asarray(betas, dtype=np.float32)
+        with np.errstate(over="ignore"):  # what overflows is refused as no beta
+            return np.asarray(betas, dtype=np.float32)
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"trained_betas is {betas!r}; expected a list of numbers in (0, 1]") from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from pydiff.diffusion.ddpm import VARIANCE_TYPES
 from pydiff.diffusion.levels import NoiseSchedule
 from pydiff.models.autoencoder import Autoencoder
 from pydiff.models.autoencoder_config import AutoencoderConfig
+from pydiff.models.rules import NUMBER
 from pydiff.models.unet import UNet
 from pydiff.text.encoders import TextEncoder
 from pydiff.text.loading import load_text_encoder
@@ -88,7 +88,7 @@ def _is_words(value: Any) -> bool:
 # Whether a value of SETTINGS fits, and what is expected.
 FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "num_inference_steps": (lambda value: _is_count(value) and value > 0, "an integer of at least 1"),
-    "guidance_scale": (lambda value: type(value) in (int, float) and math.isfinite(value), "a finite number"),
+    "guidance_scale": NUMBER,
     "noise_level": (_is_count, "an integer that is not negative"),
     "variance_type": (lambda value: value in VARIANCE_TYPES, f"one of {', '.join(VARIANCE_TYPES)}"),
     "size": (_is_count, "a side in pixels"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from pydiff.models.rules import (
     FACTOR,
     LAYERS,
     MOST_SIDE,
+    NUMBER,
     SIZE,
     Rule,
     check_blocks,
@@ -105,7 +105,6 @@ class AutoencoderConfig:
             raise ValueError("shift_factor is given beside latents_mean; give one of them")
 
 
-_NUMBER: Rule = (lambda value: type(value) in (int, float) and math.isfinite(value), "a finite number")
 _RULES: dict[str, Rule] = {
     "in_channels": COUNT,
     "out_channels": COUNT,
@@ -121,8 +120,8 @@ _RULES: dict[str, Rule] = {
         f"a positive int of at most {MOST_SIDE}, or [height, width]",
     ),
     "scaling_factor": FACTOR,
-    "shift_factor": optional(_NUMBER),
-    "latents_mean": optional(tuple_of(_NUMBER)),
+    "shift_factor": optional(NUMBER),
+    "latents_mean": optional(tuple_of(NUMBER)),
     "latents_std": optional(tuple_of(FACTOR)),
     "force_upcast": BOOL,
     "use_quant_conv": BOOL,

@@ -87,6 +87,8 @@ def _fields(config: Mapping[str, Any], kind: str, rules: Mapping[str, Rule], nee
             raise ValueError(f"config.json has {name} = {value!r}; expected {expected}")
     heads, width = fields["num_attention_heads"], fields["hidden_size"]
     divides("num_attention_heads", heads, "hidden_size", width)
+    if "layer_norm_eps" in fields:  # transformers takes no int there
+        fields["layer_norm_eps"] = float(fields["layer_norm_eps"])
     return fields
 
 

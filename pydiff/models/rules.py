@@ -111,6 +111,7 @@ _SIDE = whole(1, MOST_SIDE)[0]
 LAYERS = whole(1, MOST_LAYERS)
 BOOL: Rule = (lambda value: type(value) is bool, "true or false")
 FACTOR: Rule = (lambda value: type(value) in (int, float) and 0 < value < 1e9, "a positive number")
+NUMBER: Rule = (lambda value: type(value) in (int, float) and -1e9 < value < 1e9, "a finite number")
 SHIFT: Rule = (lambda value: type(value) in (int, float) and 0 <= value <= 1, "a number from 0 to 1")
 DROPOUT: Rule = (lambda value: type(value) in (int, float) and 0 <= value < 1, "a number from 0 to below 1")
 SIZE: Rule = (

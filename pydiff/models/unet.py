@@ -108,7 +108,7 @@ class UNet(nn.Module):
         bias = None
         if cond.mask is not None and self.text_layers:
             bias = ((1 - cond.mask.to(dtype)) * _MASKED)[:, None, None, :]
-        return Prepared(emb, keys, bias)
+        return Prepared(emb, keys, bias, cond.edit, cond.heat)
 
     def _sinusoidal(self, t: Tensor, dim: int) -> Tensor:
         config = self.config

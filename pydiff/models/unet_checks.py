@@ -7,6 +7,7 @@ from torch import Tensor
 from pydiff.models.unet2d_config import UNet2DConfig
 from pydiff.models.unet_config import ADDED_KEYS, UNetConfig
 from pydiff.nn.cond import Cond, Prepared
+from pydiff.nn.edit import AttentionEdit
 
 
 def check_input(config: UNetConfig | UNet2DConfig, x: Tensor, t: Tensor, cond: Prepared, layers: int) -> None:
@@ -25,12 +26,25 @@ def check_input(config: UNetConfig | UNet2DConfig, x: Tensor, t: Tensor, cond: P
     for given in (cond.emb, cond.bias, *(keys for keys, _ in cond.text[:1])):
         if given is not None and given.shape[0] != batch:
             raise ValueError(f"cond is for {given.shape[0]} pictures, but x has {batch}; give one row per picture")
+    if cond.edit is not None:
+        _check_edit(cond.edit, batch)
+
+
+def _check_edit(edit: AttentionEdit, batch: int) -> None:
+    """One row per picture in every part; the operators check the rest."""
+    if not isinstance(edit, AttentionEdit):
+        raise ValueError(f"edit is a {type(edit).__name__}; expected an AttentionEdit")
+    for name, part in edit._asdict().items():
+        if isinstance(part, Tensor) and len(part) != batch:
+            raise ValueError(
+                f"{name} of the edit is for {len(part)} pictures, but x has {batch}; give one row for each"
+            )
 
 
 def check_cond(config: UNetConfig | UNet2DConfig, cond: Cond, reads_text: bool) -> None:
     """Raise ValueError unless the parts of cond are those that the network takes, in its shapes, for one batch."""
-    if cond.edit is not None:
-        raise ValueError(f"edit is a {type(cond.edit).__name__}; this network cannot edit attention: leave it None")
+    if cond.edit is not None and (not isinstance(config, UNetConfig) or not reads_text):
+        raise ValueError(f"edit is a {type(cond.edit).__name__}; this network reads no text: leave it None")
     labels, added = _check_labels(config, cond.labels), dict(cond.added or {})
     batches = set() if labels is None else {labels}
     keys = ADDED_KEYS[config.addition_embed_type] if isinstance(config, UNetConfig) else ()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pydiff.nn.activations import norm_act
 from pydiff.nn.cond import Prepared
+from pydiff.ops.attention import attention, edited_attention
 
 TEXT_NORM_GROUPS = 32  # of JointAttention.norm_cross, in every checkpoint
 
@@ -24,6 +25,23 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
     q (B, heads, N, d), k and v (B, heads, M, d), bias broadcastable to (B, heads, N, M) -> (B, heads, N, d).
     """
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+
+
+def attend_text(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, cond: Prepared) -> Tensor:
+    """Attention to text, or to text and then pixels, edited and captured as cond says.
+
+    q (B, heads, N, d), k and v (B, heads, M, d), the T keys of text first, bias (B, 1, 1, T) -> (B, heads, N, d).
+    """
+    edit = cond.edit
+    if edit is None:
+        return attention(q, k, v, bias=bias)
+    heat = None if edit.probe is None or cond.heat is None else cond.heat.place(q, edit.probe)
+    captured = {"probe": None if heat is None else edit.probe, "heat": heat}
+    borrows = edit.borrows(q.shape[2]) and k.shape[2] > edit.tokens
+    if edit.transfer is None and not borrows:
+        return attention(q, k, v, bias=bias, **captured)
+    pixels = "borrow" if borrows else edit.pixels
+    return edited_attention(q, k, v, **edit.tables(), pixels=pixels, bias=bias, **captured)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -81,7 +99,10 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, cond: Prepared | None = None) -> Tensor:
         q, k, v = (split_heads(project(x), self.heads) for project in (self.to_q, self.to_k, self.to_v))
-        out: Tensor = self.to_out[0](merge_heads(attend(q, k, v)))
+        rows = None
+        if cond is not None and cond.edit is not None and cond.edit.borrows(x.shape[1]):
+            rows = cond.edit.self_source
+        out: Tensor = self.to_out[0](merge_heads(attention(q, k, v, q_rows=rows, k_rows=rows)))
         return out
 
 
@@ -115,7 +136,7 @@ class TextAttention(TextLayer):
 
     def forward(self, x: Tensor, cond: Prepared) -> Tensor:
         q, bias = split_heads(self.to_q(x), self.heads), cond.bias if self.masked else None
-        out: Tensor = self.to_out[0](merge_heads(attend(q, *cond.text[self.layer], bias)))
+        out: Tensor = self.to_out[0](merge_heads(attend_text(q, *cond.text[self.layer], bias, cond)))
         return out
 
 
@@ -152,8 +173,7 @@ class JointAttention(TextLayer):
         if not self.only_text:
             k = torch.cat([k, split_heads(self.to_k(h), self.heads)], dim=2)  # (B, heads, T + N, d)
             v = torch.cat([v, split_heads(self.to_v(h), self.heads)], dim=2)
-            bias = None if bias is None else F.pad(bias, (0, h.shape[1]))
-        out: Tensor = self.to_out[0](merge_heads(attend(q, k, v, bias)))
+        out: Tensor = self.to_out[0](merge_heads(attend_text(q, k, v, bias, cond)))
         return x + out.mT.reshape(x.shape)
 
 

@@ -7,23 +7,29 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from pydiff.nn.edit import AttentionEdit, Heat
+
 
 class Cond(NamedTuple):
     """What a network is told beside x and t, as the user has it.
 
-    `edit` is the place of a change to attention; `UNet.prepare` refuses one that the network cannot carry out.
+    `edit` changes its attention, and says what is captured of it into `heat`.
     """
 
     text: Tensor | None  # (B, T, D) states of the text encoder
     mask: Tensor | None = None  # (B, T) 1 = attend, 0 = do not; None = attend to all
     labels: Tensor | None = None  # (B,) noise level of the low-res picture, or class
     added: Mapping[str, Tensor] | None = None  # Stable Diffusion XL: text_embeds (B, P), time_ids (B, 6)
-    edit: object | None = None
+    edit: AttentionEdit | None = None
+    heat: Heat | None = None
 
 
 class Prepared(NamedTuple):
-    """What a network computes from a Cond alone: constant over the steps of a run. Made by `UNet.prepare`."""
+    """What a network computes from a Cond alone: constant over the steps of a run, but for edit and heat, which a run
+    replaces. Made by `UNet.prepare`."""
 
     emb: Tensor | None  # (B, E) added to the embedding of t
     text: tuple[tuple[Tensor, Tensor], ...]  # keys and values (B, heads, T, d) of the text, per layer that reads it
     bias: Tensor | None  # (B, 1, 1, T) added to the scores of the text: 0 = attend, -10000 = do not
+    edit: AttentionEdit | None = None
+    heat: Heat | None = None

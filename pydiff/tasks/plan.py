@@ -253,7 +253,7 @@ def _noise_level(stage: Stage, value: Any) -> int | None:
 
 def stages_to(cascade: Cascade, size: int | None) -> tuple[Stage, ...]:
     """The stages from the first to the one that makes `size`."""
-    wanted = cascade.default_size if size is None else size
+    wanted: Any = cascade.default_size if size is None else size
     if not isinstance(wanted, numbers.Integral) or wanted not in cascade.sizes:
         made = ", ".join(map(str, cascade.sizes))
         raise ValueError(f"size is {wanted!r}, which no stage of {cascade.name} makes; expected one of {made}")

@@ -88,6 +88,10 @@ class TextEncoder(ABC):
         """A prompt as the tokenizers get it."""
         return prompt
 
+    def as_read(self, prompt: str) -> str:
+        """What the encoder makes of a prompt before its tokenizer gets it."""
+        return self._text(prompt, TextOptions())
+
     def check(self, prompts: Prompts, second: Prompts | None = None, **options: Any) -> None:
         """Raise ValueError for what `encode` would refuse; nothing is run."""
         self._read(prompts, second, self._chosen(options))

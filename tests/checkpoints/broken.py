@@ -9,8 +9,9 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers.pipelines.deprecated.unclip import UnCLIPPipeline
+from diffusers.pipelines.deprecated.unclip import UnCLIPImageVariationPipeline, UnCLIPPipeline
 from safetensors.torch import load_file, save_file
+from transformers import CLIPImageProcessorPil, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from tests.checkpoints import makers
 from tests.checkpoints.test_pixels import unet2d
@@ -39,13 +40,45 @@ def unclip(folder: Path) -> None:
     makers.saved(UnCLIPPipeline(prior=prior(), prior_scheduler=scheduler, **common(folder)), folder)
 
 
+def image_encoder(**changes: Any) -> CLIPVisionModelWithProjection:
+    fields = {
+        "hidden_size": 32, "projection_dim": 32, "intermediate_size": 37, "num_hidden_layers": 1,
+        "num_attention_heads": 4, "image_size": 32, "patch_size": 8,
+    }  # fmt: skip
+    return CLIPVisionModelWithProjection(CLIPVisionConfig(**{**fields, **changes}))
+
+
+def variation(folder: Path) -> None:
+    extractor = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    parts = common(folder)
+    made = UnCLIPImageVariationPipeline(image_encoder=image_encoder(), feature_extractor=extractor, **parts)
+    makers.saved(made, folder)
+
+
+def shard(folder: Path, variant: str | None = None) -> None:
+    """Write the U-Net and the text encoder in shards, alone or as a variant."""
+    unet = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet")
+    text = CLIPTextModel.from_pretrained(folder / "text_encoder")
+    for name, network in (("unet", unet), ("text_encoder", text)):
+        weights_of(folder / name).unlink()
+        network.save_pretrained(folder / name, max_shard_size="30KB", variant=variant)
+        assert len(list((folder / name).glob("*.safetensors"))) > 2
+
+
+def sharded(folder: Path) -> None:
+    makers.stable_diffusion(folder)
+    shard(folder)
+
+
 FAMILIES: dict[str, Callable[[Path], Any]] = {
     "sd": makers.stable_diffusion,
     "xl": makers.xl,
     "if": makers.deepfloyd,
+    "sharded": sharded,
     "x4": makers.upscaler,
     "ddpm": lambda folder: makers.saved(diffusers.DDPMPipeline(unet2d(), diffusers.DDPMScheduler()), folder),
     "unclip": unclip,
+    "variation": variation,
 }
 NETWORKS = {  # the components that hold weights
     "sd": ("unet", "vae", "text_encoder"),
@@ -53,6 +86,7 @@ NETWORKS = {  # the components that hold weights
     "if": ("unet", "text_encoder"),
     "ddpm": ("unet",),
     "unclip": ("prior", "decoder", "text_proj", "super_res_first", "super_res_last"),
+    "variation": ("image_encoder",),
 }
 EVERY = [(family, component) for family, components in NETWORKS.items() for component in components]
 

@@ -35,6 +35,14 @@ def test_checkpoints_that_are_whole_open(whole: Fresh, family: str) -> None:
     assert pydiff.load(whole(family)).sizes
 
 
+def test_checkpoints_with_ints_for_floats_open(fresh: Fresh) -> None:
+    folder = fresh("sd")
+    broken.rewrite(folder / TEXT, layer_norm_eps=1)
+    broken.rewrite(folder / UNET, norm_eps=1)
+    broken.rewrite(folder / VAE, scaling_factor=1)
+    assert pydiff.load(folder).cascade.stages[0].codec.config.scaling_factor == 1
+
+
 @pytest.mark.usefixtures("unread")
 @pytest.mark.parametrize(("family", "component"), broken.EVERY)
 @pytest.mark.parametrize("part", ["", "config.json", "*.safetensors"])
@@ -59,6 +67,7 @@ def test_checkpoints_without_a_part(fresh: Fresh, family: str, component: str, p
         ("x4", "low_res_scheduler", "low_res_scheduler is missing"),
         ("ddpm", SCHEDULER, "scheduler_config.json is not a file"),
         ("unclip", "prior_scheduler", "prior_scheduler is missing"),
+        ("variation", "feature_extractor", "feature_extractor is missing"),
     ],
 )
 def test_checkpoints_without_a_file(fresh: Fresh, family: str, part: str, message: str) -> None:
@@ -179,6 +188,13 @@ FIELDS: list[tuple[str, str, dict[str, Any], str]] = [
         {"guidance_scale": float("inf")},
         r"pydiff\.json has guidance_scale = inf; expected a finite",
     ),
+    (
+        "variation",
+        "image_encoder/config.json",
+        {"image_size": 10**6},
+        "image_encoder/config.json is of no .*image_size",
+    ),
+    ("variation", "feature_extractor/preprocessor_config.json", {"do_resize": False}, "do_resize is False"),
     ("if", "pydiff.json", {"odd": 1}, r"pydiff\.json has an unknown field 'odd'; expected num_inference_steps"),
 ]
 
@@ -237,6 +253,7 @@ FITS: list[tuple[str, Callable[[Path], Any], str]] = [
         put("prior", lambda: broken.prior(embedding_dim=16)),
         "prior has embeddings of 16; .*text_proj takes 32",
     ),
+    ("variation", put("image_encoder", lambda: broken.image_encoder(projection_dim=16)), "has embeddings of 16; .* 32"),
     ("unclip", put("prior", lambda: broken.prior(num_embeddings=9)), "prior reads 9 tokens; its text encoder makes 77"),
 ]
 

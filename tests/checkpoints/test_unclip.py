@@ -125,3 +125,12 @@ def test_checkpoints_do_what_they_can(prompted: Any, varied: Any) -> None:
         prompted[1].variations(np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(ValueError, match="prior_num_inference_steps is 0"):
         prompted[1].generate("a cat", prior_num_inference_steps=0)
+    with pytest.raises(ValueError, match="prior_guidance_scale is for making pictures with unCLIP's prior"):
+        varied[1].variations(np.zeros((8, 8, 3), np.uint8), prior_guidance_scale=2.0)
+    with pytest.raises(ValueError, match="begins from an embedding too; leave them out"):
+        prompted[1].generate("a cat", latents=torch.zeros(1, 3, 16, 16))
+    with pytest.raises(ValueError, match="begins from an embedding of its own, not from a picture"):
+        prompted[1].image_to_image(np.zeros((8, 8, 3), np.uint8), "a cat")
+    for name in ("negative_prompt_embeds", "prompt_embeds"):
+        with pytest.raises(ValueError, match="prompt_embeds"):
+            prompted[1].generate(**{name: torch.zeros(1, 3, 32)})

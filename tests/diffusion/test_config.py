@@ -72,7 +72,11 @@ def test_another_sampler_keeps_what_it_understands():
     assert [row.t for row in settings.table(5, sampler="euler").rows] == [801, 601, 401, 201, 1]
     table = settings.table(5, sampler="ddpm", variance_type="fixed_large", spacing="trailing", steps_offset=0)
     assert [row.t for row in table.rows] == [999, 799, 599, 399, 199]
-    fields = {"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": 1}
+    fields = {
+        "_class_name": "DPMSolverMultistepScheduler",
+        "algorithm_type": "sde-dpmsolver++",
+        "use_karras_sigmas": True,
+    }
     dpm = sampler_from_scheduler_config(fields)
     assert dpm.sampler == "dpmpp_2m_sde"
     assert dpm.options["sigmas"] == "karras"

@@ -105,7 +105,7 @@ def test_bad_input_is_refused():
     for match, call in [
         ("beta_schedule 'cosine' is unknown; expected one of linear", lambda: make("cosine")),
         ("num_train_timesteps", lambda: make(num_train_timesteps=0)),
-        ("betas must be", lambda: make(beta_start=-1.0)),
+        ("beta_start is -1.0", lambda: make(beta_start=-1.0)),
         ("betas must be", lambda: make(trained_betas=[0.1, math.nan])),
         ("prediction_type is 'flow'", lambda: make(prediction_type="flow")),
         ("never rise", lambda: NoiseSchedule(np.array([0.5, 0.6]))),

@@ -211,7 +211,7 @@ INPUTS: dict[str, tuple[str, Change, str]] = {
     "t length": ("plain", lambda x, t, c: (x, torch.zeros(3), c), "t has shape"),
     "labels given": ("plain", lambda x, t, c: (x, t, c._replace(labels=torch.zeros(2))), "takes none"),
     "added given": ("plain", lambda x, t, c: (x, t, c._replace(added={"time_ids": x})), "time_ids; .* takes nothing"),
-    "edit given": ("plain", lambda x, t, c: (x, t, c._replace(edit=object())), "cannot edit"),
+    "edit given": ("plain", lambda x, t, c: (x, t, c._replace(edit=object())), "reads no text"),
     "prepared elsewhere": ("plain", lambda x, t, c: (x, t, Prepared(None, ((x, x),), None)), "prepare it"),
     "labels missing": ("class", lambda x, t, c: (x, t, Cond(None)), r"labels are missing; expected \(B,\)"),
     "labels batch": ("level", lambda x, t, c: (x, t, c._replace(labels=torch.zeros(3))), "is for 3 pictures"),

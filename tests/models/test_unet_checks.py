@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pydiff.models.unet import UNet, UNetConfig
 from pydiff.nn.cond import Cond, Prepared
+from pydiff.nn.edit import AttentionEdit
 
 _TEXT = {
     "block_out_channels": (8, 8),
@@ -61,7 +62,12 @@ REFUSALS: dict[str, tuple[str, Change, str]] = {
     "mask shape": ("text", lambda x, t, c: (x, t, c._replace(mask=torch.ones(2, 8))), "mask has shape"),
     "labels given": ("text", lambda x, t, c: (x, t, c._replace(labels=torch.zeros(2))), "takes none"),
     "added given": ("text", lambda x, t, c: (x, t, c._replace(added={"time_ids": x})), "takes nothing"),
-    "edit given": ("text", lambda x, t, c: (x, t, c._replace(edit=object())), "cannot edit"),
+    "edit given": ("text", lambda x, t, c: (x, t, c._replace(edit=object())), "expected an AttentionEdit"),
+    "edit of another batch": (
+        "text",
+        lambda x, t, c: (x, t, c._replace(edit=AttentionEdit(5, self_source=torch.arange(7)))),
+        "self_source of the edit is for 7 pictures, but x has",
+    ),
     "prepared elsewhere": ("text", lambda x, t, c: (x, t, Prepared(None, (), None)), "prepare it"),
     "labels missing": ("level", lambda x, t, c: (x, t, c._replace(labels=None)), "labels are missing"),
     "labels shape": ("level", lambda x, t, c: (x, t, c._replace(labels=torch.zeros(2, 1))), "of shape"),

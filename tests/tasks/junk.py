@@ -22,9 +22,7 @@ junk = st.recursive(
     | st.binary(max_size=4)
     | st.sampled_from(_things),
     lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.tuples(inner, inner)
-        | st.dictionaries(st.text(max_size=3), inner, max_size=2)
+        st.lists(inner, max_size=3) | st.tuples(inner, inner) | st.dictionaries(st.text(max_size=3), inner, max_size=2)
     ),
     max_leaves=5,
 )

@@ -39,7 +39,7 @@ def test_what_is_no_finite_number(value: Any) -> None:
 
 
 def test_numbers_out_of_range() -> None:
-    with pytest.raises(ValueError, match="n is 1.5; expected a number from 0 to 1"):
+    with pytest.raises(ValueError, match=r"n is 1\.5; expected a number from 0 to 1"):
         number("n", 1.5, 0, 1)
 
 

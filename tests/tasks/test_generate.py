@@ -69,7 +69,7 @@ def test_height_and_width_are_those_of_the_last_picture(
         ({"width": 1032, "size": 1024}, "width is 1032; expected a multiple of 16"),
         ({"height": 16}, "the picture is 64x4; expected sides of at least 8 pixels"),
         ({"width": 7, "size": 64}, "the picture is 7x64; expected sides of at least 8 pixels"),
-        ({"latents": torch.zeros(1, 3, 64, 65)}, r"latents are torch.float32 \(1, 3, 64, 65\); expected floats \(1, 3,"),
+        ({"latents": torch.zeros(1, 3, 64, 65)}, r"latents are torch.float32 \(1, 3, 64, 65\); expected floats"),
         ({"latents": torch.zeros(2, 3, 64, 64)}, r"expected floats \(1, 3, 64, 64\), one per picture"),
         ({"latents": torch.zeros(1, 3, 64, 64, dtype=torch.long)}, "latents are torch.int64"),
         ({"latents": np.zeros((1, 3, 64, 64))}, "latents are ndarray"),

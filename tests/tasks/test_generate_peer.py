@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 import pydiff
-from pydiff.cascade import Text, run
 from pydiff.pipeline import EMBEDDED
+from pydiff.tasks.words import Told
+from pydiff.text.encoders import Encoded
 
 WEIGHTS = Path(pydiff.__file__).parent / "embedded" / "weights"
 PROMPTS = ["a red circle left of a blue square on a white background", "three green stars"]
@@ -34,31 +35,30 @@ def peers() -> tuple[Any, Any]:
     return base, larger
 
 
-def theirs(peers: tuple[Any, Any], text: Text, guidance: float) -> list[Tensor]:
+def theirs(peers: tuple[Any, Any], text: Told, guidance: float) -> list[Tensor]:
     """Both stages' pictures, in [-1, 1]."""
     base, larger = peers
     generators = [torch.Generator().manual_seed(seed) for seed in SEEDS]
-    common = {"generator": generators, "output_type": "pt", "prompt_embeds": text.prompt}
+    common = {"generator": generators, "output_type": "pt", "prompt_embeds": text.prompt.states}
+    assert text.null is not None
     small = base(
-        negative_prompt_embeds=text.null, num_inference_steps=STEPS[0], guidance_scale=guidance, **common
+        negative_prompt_embeds=text.null.states, num_inference_steps=STEPS[0], guidance_scale=guidance, **common
     ).images
     large = larger(image=small, num_inference_steps=STEPS[1], guidance_scale=1.0, noise_level=LEVEL, **common).images
     return [small, large]
 
 
-def ours(pipe: pydiff.Pipeline, text: Text | None, guidance: float, sampler: str | None) -> list[Tensor]:
-    options = {"num_inference_steps": STEPS, "guidance_scale": [guidance, 1.0], "noise_level": LEVEL}
-    wanted = pipe._request(PROMPTS, seed=SEEDS, size=256, options={**options, "sampler": sampler})
-    if text is None:
-        text = Text(*(pipe.cascade.text.encode(prompts) for prompts in (wanted.prompts, wanted.negatives)))
-    return [state.x for state in run(wanted.plans, text, wanted.noise) if state.stage_done]
+def ours(pipe: pydiff.Pipeline, guidance: float, **words: Any) -> tuple[Tensor, ...]:
+    """Of words or embeddings."""
+    options = {"num_inference_steps": STEPS, "guidance_scale": [guidance, 1.0], "noise_level": LEVEL, "size": 256}
+    return pipe.generate(seed=SEEDS, output_type="latent", **options, **words).stages
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_pictures_are_those_of_diffusers(peers: tuple[Any, Any], guidance: float) -> None:
     embeds, null = peers[0].encode_prompt(PROMPTS, clean_caption=False)
-    expected = theirs(peers, Text(embeds, null), guidance)
-    for made, wanted in zip(ours(pydiff.load(), None, guidance, None), expected, strict=True):
+    expected = theirs(peers, Told(Encoded(embeds), Encoded(null)), guidance)
+    for made, wanted in zip(ours(pydiff.load(), guidance, prompt=PROMPTS), expected, strict=True):
         assert (made - wanted).abs().max() < 5e-4
 
 
@@ -68,19 +68,21 @@ def test_ddpm_with_learned_variance(peers: tuple[Any, Any], guidance: float, mon
     from diffusers import DDPMScheduler
 
     base, larger = peers
-    pipe = pydiff.load()
-    for stage in pipe.cascade.stages:
-        stage.unet.double()
+    pipe = pydiff.load(dtype=torch.float64)
     scheduler = base.scheduler
     base.scheduler = DDPMScheduler.from_config(scheduler.config, variance_type="learned_range")
     monkeypatch.setattr(Tensor, "float", Tensor.double)  # diffusers pools the text in float32
     for network in (base.unet, base.text_encoder, larger.unet):
         network.double()
     try:
-        encoded = (pipe.cascade.text.encode(prompts) for prompts in (PROMPTS, ["", ""]))
-        text = Text(*(states.double().clone() for states in encoded))
+        encoder = pipe.cascade.stages[0].text
+        assert encoder is not None
+        text = Told(*(Encoded(encoder.encode(prompts).states.clone()) for prompts in (PROMPTS, ["", ""])))
         expected = theirs(peers, text, guidance)
-        for made, wanted in zip(ours(pipe, text, guidance, "ddpm"), expected, strict=True):
+        assert text.null is not None
+        words = {"prompt_embeds": text.prompt.states, "negative_prompt_embeds": text.null.states}
+        for made, wanted in zip(ours(pipe, guidance, sampler="ddpm", **words), expected, strict=True):
+            assert made.dtype == torch.float64
             assert (made - wanted).abs().max() < 1e-5  # diffusers' tables are float32
     finally:
         base.scheduler = scheduler

@@ -15,13 +15,15 @@ from pydiff.images import to_pil
 from pydiff.tasks.generate import generate, upscale
 from pydiff.tasks.plan import Options
 from pydiff.tasks.request import Call
-from pydiff.tasks.run import REPEATED, Request, Walk, finish, previews, settings_of, states
+from pydiff.tasks.run import REPEATED, Request, Walk, finish, previews, settings_of
 from pydiff.text.encoders import Encoded, TextEncoder
 
 STEPS = {"num_inference_steps": 2}
 
 
-def ask(pipe: pydiff.Pipeline, prompt: Any = "a red ring", size: int = 64, options: Any = STEPS, **call: Any) -> Request:
+def ask(
+    pipe: pydiff.Pipeline, prompt: Any = "a red ring", size: int = 64, options: Any = STEPS, **call: Any
+) -> Request:
     return generate(pipe.cascade, Call(prompt, **{"seed": 7, **call}, options=options), size=size)
 
 
@@ -52,7 +54,9 @@ def test_the_null_prompt_is_encoded_only_for_guidance(
 def test_stages_that_read_no_words_encode_none(pipe: pydiff.Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("encode", "encode_pair", "check"):
         monkeypatch.setattr(TextEncoder, name, None)
-    wanted = upscale(pipe.cascade, Image.new("RGB", (64, 64)), Call(seed=1, options={"num_inference_steps": 1}), size=256)
+    wanted = upscale(
+        pipe.cascade, Image.new("RGB", (64, 64)), Call(seed=1, options={"num_inference_steps": 1}), size=256
+    )
     assert (wanted.words, wanted.encoders, wanted.guided) == (None, [], False)
     assert finish(wanted).images[0].size == (256, 256)
 

@@ -1,0 +1,129 @@
+"""Prompt editing as a table: for every noise level what the attention of each target borrows from the source's
+(Prompt-to-Prompt, Hertz et al. 2022).
+
+Replacing, refining and re-weighting words are all linear in the attention maps A (B, heads, N, T):
+
+    edited A = A[source] @ transfer + A * keep
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pydiff.diffusion.checks import real, whole
+
+Share = float | tuple[float, float]  # of a run: its first part, or from where to where; 0 is its begin, 1 its end
+SLACK = 1e-6  # in levels: 0.29 of 100 levels ends at level 29, though 0.29 * 100 < 29
+
+
+class TokenEdit(NamedTuple):
+    """How one target borrows. transfer (T, T): the share of source token i's attention that target token j takes;
+    has_source (T,): whether token j takes the source's attention instead of its own; weight (T,): what the result is
+    multiplied by; start, stop (T,): the levels start <= level < stop at which token j is edited."""
+
+    transfer: Tensor
+    has_source: Tensor
+    weight: Tensor
+    start: Tensor
+    stop: Tensor
+
+
+class EditRow(NamedTuple):
+    """The edit at one noise level, of a batch [source, target_1, ..., target_(B-1)]; float64, on the CPU.
+
+    transfer (B, T, T), keep (B, T): edited A = A[source] @ transfer + A * keep, 0 and 1 in the source's row. source
+    (B,): the row whose text attention is borrowed. self_source (B,): the row whose queries and keys self-attention
+    uses in layers of at most `EditTable.self_max_pixels` pixels; None: everybody's own. borrows: whether any transfer
+    or keep differs from 0 and 1; where not, text attention is left alone.
+    """
+
+    transfer: Tensor
+    keep: Tensor
+    source: Tensor
+    self_source: Tensor | None
+    borrows: bool
+
+
+class EditTable(NamedTuple):
+    """rows[level], from the noisiest level on; equal rows are the same object. self_max_pixels: the largest layers,
+    in pixels, whose self-attention is replaced."""
+
+    rows: tuple[EditRow, ...]
+    self_max_pixels: int
+
+    def at(self, level: int) -> EditRow:
+        """The row of a noise level. Raises ValueError for one that the table does not have."""
+        if not 0 <= level < len(self.rows):
+            raise ValueError(f"level is {level!r}; the edit table has levels 0 to {len(self.rows) - 1}")
+        return self.rows[level]
+
+
+def edit_table(
+    targets: Sequence[TokenEdit], levels: int, *, self_levels: tuple[int, int] = (0, 0), self_max_size: int = 16
+) -> EditTable:
+    """The table of a run of `levels` noise levels. self_levels: the levels first <= level < last at which targets use
+    the source's self-attention, in layers of at most self_max_size * self_max_size pixels.
+
+    Raises ValueError where there is no target, or for numbers that are not whole.
+    """
+    if not targets:
+        raise ValueError("an edit has no target; give at least one target prompt")
+    whole("levels", levels, 1)
+    pixels = whole("self_replace_max_size", self_max_size, 0) ** 2
+    source = torch.zeros(len(targets) + 1, dtype=torch.long)
+    start, stop = (torch.stack([getattr(target, name) for target in targets]) for name in ("start", "stop"))
+    made: dict[tuple[bytes, bool], EditRow] = {}
+
+    def row(level: int) -> EditRow:
+        active = (start <= level) & (level < stop)  # (B - 1, T)
+        key = active.numpy().tobytes(), self_levels[0] <= level < self_levels[1]
+        if key not in made:
+            transfer, keep = _tables(targets, active)
+            own = torch.equal(keep, torch.ones_like(keep)) and not transfer.any()
+            made[key] = EditRow(transfer, keep, source, source if key[1] else None, not own)
+        return made[key]
+
+    return EditTable(tuple(row(level) for level in range(levels)), pixels)
+
+
+def _tables(targets: Sequence[TokenEdit], active: Tensor) -> tuple[Tensor, Tensor]:
+    """transfer (B, T, T) and keep (B, T), where tokens `active` (B - 1, T) are edited."""
+    length = active.shape[1]
+    transfer = torch.zeros(len(targets) + 1, length, length, dtype=torch.float64)
+    keep = torch.ones(len(targets) + 1, length, dtype=torch.float64)
+    for row, (target, edited) in enumerate(zip(targets, active, strict=True), 1):
+        weight = target.weight * edited
+        transfer[row] = target.transfer * weight  # columns are the target's
+        keep[row] = weight * ~target.has_source + ~edited
+    return transfer, keep
+
+
+def edited_levels(name: str, share: Any, levels: int, *, compat: str | None = None, extra: int = 0) -> tuple[int, int]:
+    """The levels first <= level < last of a share of a run, which is 0 to 1, or a pair of such.
+
+    Level k of n is edited where start <= k / n < end, up to rounding. With compat="google" the first and last are
+    int(share * (n + extra)), as in the original code, whose text schedule has extra = 1 row and whose self-attention
+    schedule none. Raises ValueError, by name, for what is no share.
+    """
+    check_compat(compat)
+    pair = share if isinstance(share, tuple | list) else (0.0, share)
+    if len(pair) != 2:
+        raise ValueError(f"{name} is {share!r}; expected a share of the run, or (start, end)")
+    start, end = (real(name, value) for value in pair)
+    if not 0 <= start <= end <= 1:
+        raise ValueError(f"{name} is {share!r}; expected shares of the run with 0 <= start <= end <= 1")
+    if compat is not None:
+        return int(start * (levels + extra)), int(end * (levels + extra))
+    return math.ceil(start * levels - SLACK), math.ceil(end * levels - SLACK)
+
+
+def check_compat(compat: str | None) -> str | None:
+    """Raise ValueError unless compat is None or "google"."""
+    if compat not in (None, "google"):
+        raise ValueError(f"compat is {compat!r}; expected 'google' or None")
+    return compat

@@ -1,0 +1,72 @@
+"""Local blending: an edit stays where its words look (Prompt-to-Prompt, Hertz et al. 2022, section 4, "Local editing").
+
+As Google's notebooks have it. Two of them differ: prompt-to-prompt_stable blends at every level; null_text_w_ptp begins
+after a fifth of the run and may exclude words.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pydiff.diffusion.checks import real
+from pydiff.diffusion.edits import edited_levels
+
+
+class LocalBlend(NamedTuple):
+    """threshold, excluded_threshold: the share of the heat's maximum, in [0, 1), above which a pixel belongs to the
+    words, and to the excluded words. start: the share of the run, in [0, 1], after which blending begins."""
+
+    threshold: float = 0.3
+    excluded_threshold: float = 0.3
+    start: float = 0.0
+
+    def checked(self) -> LocalBlend:
+        """Itself. Raises ValueError, by name, for a number outside its range."""
+        for name, value in self._asdict().items():
+            if not 0 <= real(name, value) <= 1 or (value == 1 and name != "start"):
+                raise ValueError(f"{name} of the local blend is {value!r}; expected a number from 0 to below 1")
+        return self
+
+    def first_level(self, levels: int, *, compat: str | None = None) -> int:
+        """The first of `levels` noise levels after which pictures are blended: that of progress `start`, rounded as in
+        `edited_levels`."""
+        return edited_levels("start", (self.start, 1.0), levels, compat=compat)[0]
+
+
+BLENDS = {"stable": LocalBlend(), "null_text": LocalBlend(start=0.2)}
+
+
+def blend_mask(
+    heat: Tensor, size: tuple[int, int], blend: LocalBlend = BLENDS["stable"], *, excluded: Tensor | None = None
+) -> Tensor:
+    """Where each picture of a batch [source, target_1, ...] may differ from the source: (B, 1, H, W), bool.
+
+    heat, excluded: (B, L, h, w) attention of L layers or heads to the words, and to the excluded words, summed over
+    them; its scale does not count. A pixel is inside where the words of its picture or of the source look, widened by
+    one pixel of (h, w), and the excluded words of neither do. Raises ValueError for other shapes.
+    """
+    if heat.ndim != 4 or 0 in heat.shape or (excluded is not None and excluded.shape != heat.shape):
+        shapes = [tuple(maps.shape) for maps in (heat, excluded) if maps is not None]
+        raise ValueError(f"the heat has shape {' and '.join(map(str, shapes))}; expected (B, L, h, w), all equal")
+    widened = F.max_pool2d(heat.mean(1, keepdim=True), 3, stride=1, padding=1)
+    mask = _above(widened, size, blend.threshold)
+    if excluded is not None:
+        mask = mask & ~_above(excluded.mean(1, keepdim=True), size, blend.excluded_threshold)
+    return mask
+
+
+def blended(x: Tensor, mask: Tensor) -> Tensor:
+    """x (B, C, H, W) inside the mask (B, 1, H, W), the source's x[0] outside."""
+    return torch.where(mask, x, x[:1])
+
+
+def _above(heat: Tensor, size: tuple[int, int], threshold: float) -> Tensor:
+    """Heat (B, 1, h, w) above the threshold's share of its maximum, in the picture or in the source: (B, 1, H, W)."""
+    heat = F.interpolate(heat, size=size)
+    most = heat.amax((2, 3), keepdim=True)
+    mask = (heat / most > threshold) & (most > 0)
+    return mask | mask[:1]
