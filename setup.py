@@ -21,11 +21,21 @@ from setuptools.command.build_ext import build_ext
 CHOICES = ("auto", "none", "cpu", "cuda")
 SOURCES = [
     "csrc/bindings.cpp",
+    "csrc/cpu/attention.cpp",
+    "csrc/cpu/attention_plan.cpp",
+    "csrc/cpu/attention_tile.cpp",
     "csrc/cpu/group_norm_silu.cpp",
     "csrc/cpu/guided_step.cpp",
     "csrc/cpu/threshold.cpp",
 ]
-HEADERS = ["csrc/pydiff.h", "csrc/cpu/simd.h", "csrc/cpu/threshold.h", "csrc/cuda/guided_step.cu"]
+HEADERS = [
+    "csrc/pydiff.h",
+    "csrc/cpu/attention_plan.h",
+    "csrc/cpu/attention_tile.h",
+    "csrc/cpu/simd.h",
+    "csrc/cpu/threshold.h",
+    "csrc/cuda/guided_step.cu",
+]
 CUDA_SOURCE = "csrc/cuda/guided_step.cu"
 CUDA_TARGETS = ["arch=compute_80,code=sm_80", "arch=compute_90,code=[sm_90,compute_90]"]
 CHOICE = os.environ.get("PYDIFF_BUILD", "auto")

@@ -5,6 +5,7 @@
 #include <array>
 #include <optional>
 #include <stdexcept>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -12,6 +13,7 @@
 #include "pydiff.h"
 
 namespace py = pybind11;
+using pydiff::Attention;
 using pydiff::GroupNormSilu;
 using pydiff::GuidedStep;
 
@@ -60,6 +62,30 @@ static void group_norm_silu(uintptr_t x, uintptr_t weight, uintptr_t bias, uintp
     pydiff::group_norm_silu(g, threads);
 }
 
+#ifdef PYDIFF_OUTER_LOOPS
+// An address; rows; steps between rows, heads and items.
+using HeadsIn = std::tuple<uintptr_t, int64_t, int64_t, int64_t, int64_t>;
+
+static pydiff::Heads heads(const HeadsIn& x) {
+    return {reinterpret_cast<void*>(std::get<0>(x)), std::get<1>(x), std::get<2>(x), std::get<3>(x), std::get<4>(x)};
+}
+
+static void attention(const HeadsIn& q, const HeadsIn& k, const HeadsIn& v, const HeadsIn& result, bool bfloat16,
+                      const std::array<int64_t, 6>& sizes, const std::array<std::vector<int64_t>, 3>& rows,
+                      uintptr_t bias, uintptr_t probe, uintptr_t heat, const std::vector<int64_t>& source,
+                      uintptr_t transfer, uintptr_t keep, int pixels, int threads) {
+    Attention a{};
+    a.q = heads(q), a.k = heads(k), a.v = heads(v), a.out = heads(result), a.bfloat16 = bfloat16;
+    std::tie(a.heads, a.n, a.m, a.dim, a.text, a.columns) = std::tuple_cat(sizes);
+    a.q_rows = rows[0].data(), a.k_rows = rows[1].data(), a.v_rows = rows[2].data();
+    a.bias = in(bias), a.probe = in(probe), a.heat = out(heat);
+    a.source = source.empty() ? nullptr : source.data();
+    a.transfer = in(transfer), a.keep = in(keep), a.pixels = static_cast<pydiff::Pixels>(pixels);
+    const py::gil_scoped_release released;
+    pydiff::attention(a, threads);
+}
+#endif
+
 static float dynamic_range(uintptr_t values, int64_t n, double percentile, double max_value, int threads) {
     const py::gil_scoped_release released;
     return pydiff::dynamic_range(in(values), n, percentile, static_cast<float>(max_value), threads);
@@ -81,6 +107,9 @@ static const char* simd() {
 PYBIND11_MODULE(_C, m) {
     m.def("guided_step", &guided_step);
     m.def("group_norm_silu", &group_norm_silu);
+#ifdef PYDIFF_OUTER_LOOPS
+    m.def("attention", &attention);
+#endif
     m.def("dynamic_range", &dynamic_range);
     m.def("simd", &simd);
     m.attr("max_branches") = pydiff::kMaxBranches;

@@ -1,4 +1,5 @@
-// The operators of the native core. Plain pointers to contiguous float32, sizes, and a thread count or a CUDA stream.
+// The operators of the native core. Plain pointers (to contiguous float32, where nothing else is said), sizes, and a
+// thread count or a CUDA stream.
 #pragma once
 
 #include <cstdint>
@@ -36,6 +37,28 @@ struct GroupNormSilu {
     bool silu, channels_last;  // (B, n, C) in memory instead of (B, C, n)
 };
 
+enum class Pixels : int { keep, rescale, borrow };
+
+// (rows, heads, items, dim), with steps in elements between rows, heads and items; dim is contiguous.
+struct Heads {
+    void* at;
+    int64_t rows, row, head, item;
+};
+
+// softmax(q k^T / sqrt(dim) + bias) v with captures and edits of its first `text` columns: see pydiff/ops/attention.py.
+struct Attention {
+    Heads q, k, v, out;
+    bool bfloat16;  // q, k, v and out: else float32
+    int64_t heads, n, m, dim, text, columns;  // n queries, m keys; columns of the probe
+    const int64_t *q_rows, *k_rows, *v_rows;  // which row of q, k and v a row of out is made from
+    const float *bias, *probe;                // (rows, text), (rows, text, columns): each may be null
+    float* heat;                              // (rows, n, columns), added to
+    const int64_t* source;                    // (rows,): null without edits
+    const float *transfer, *keep;             // (rows, text, text), (rows, text)
+    Pixels pixels;
+};
+
+void attention(const Attention& a, int threads);
 void guided_step(const GuidedStep& s, int threads);
 void group_norm_silu(const GroupNormSilu& g, int threads);
 

@@ -187,20 +187,13 @@ def _map(job, row, head, lines, columns, KEYS: tl.constexpr, D: tl.constexpr, UN
 
 
 @triton.jit
-def _plain(
-    job, row, heads, lines, columns, KEYS: tl.constexpr, D: tl.constexpr, UNIT: tl.constexpr, STAGES: tl.constexpr
-):
-    """Write the attention of the heads from heads[0] to heads[1]; the sum of their maps."""
-    total = zeros(lines.shape[0], KEYS)
-    for head in tl.range(heads[0], heads[1], num_stages=STAGES):
-        maps, _ = _map(job, row, head, lines, columns, KEYS, D, UNIT)
-        if job.lse is None:
-            v = job.v + (row_of(job.rows.v, row) * job.strides.v[0] + head * job.strides.v[1]) * UNIT
-            found = _weigh(maps, v, job.strides.v[2] * UNIT, KEYS, zeros(lines.shape[0], D), columns, KEYS, D)
-            out = job.out + (row.to(tl.int64) * job.strides.out[0] + head * job.strides.out[1]) * UNIT
-            store_head(out, lines, job.strides.out[2] * UNIT, job.sizes.queries, found, D)
-        total = _plus(total, maps)
-    return total
+def _plain(job, row, head, lines, columns, KEYS: tl.constexpr, D: tl.constexpr, UNIT: tl.constexpr):
+    """Write one head's attention."""
+    maps, _ = _map(job, row, head, lines, columns, KEYS, D, UNIT)
+    v = job.v + (row_of(job.rows.v, row) * job.strides.v[0] + head * job.strides.v[1]) * UNIT
+    found = _weigh(maps, v, job.strides.v[2] * UNIT, KEYS, zeros(lines.shape[0], D), columns, KEYS, D)
+    out = job.out + (row.to(tl.int64) * job.strides.out[0] + head * job.strides.out[1]) * UNIT
+    store_head(out, lines, job.strides.out[2] * UNIT, job.sizes.queries, found, D)
 
 
 @triton.jit
@@ -220,48 +213,38 @@ def _pixels(borrowed, own, columns, text, rest, PIXELS: tl.constexpr, KEYS: tl.c
 
 @triton.jit
 def _edited(
-    job,
-    row,
-    heads,
-    lines,
-    columns,
-    PIXELS: tl.constexpr,
-    KEYS: tl.constexpr,
-    D: tl.constexpr,
-    UNIT: tl.constexpr,
-    STAGES: tl.constexpr,
+    job, row, head, lines, columns, PIXELS: tl.constexpr, KEYS: tl.constexpr, D: tl.constexpr, UNIT: tl.constexpr
 ):
-    """What `_plain` does, of a row that borrows: the sums of the borrowed maps, and of the kept parts of its own."""
-    all_borrowed = zeros(lines.shape[0], KEYS)
-    all_kept = zeros(lines.shape[0], KEYS)
+    """Write one head's attention of a row that borrows: A[source] (transfer v) + A keep v, and the pixels."""
     text = job.sizes.text
-    source = tl.load(job.edit.source + row)
-    keep = _load_columns(job.edit.keep + row * text, columns, text)
-    for head in tl.range(heads[0], heads[1], num_stages=STAGES):
-        borrowed, beyond = _map(job, source, head, lines, columns, KEYS, D, UNIT)
-        own, outside = _map(job, row, head, lines, columns, KEYS, D, UNIT)
-        kept = _times(own, keep)
-        weights = kept
+    borrowed, rest = _map(job, tl.load(job.edit.source + row), head, lines, columns, KEYS, D, UNIT)
+    moved = job.edit.moved + (row.to(tl.int64) * job.sizes.heads + head) * text * D
+    found = _weigh(borrowed, moved, D, text, zeros(lines.shape[0], D), columns, KEYS, D)
+    own, outside = _map(job, row, head, lines, columns, KEYS, D, UNIT)
+    weights = _times(own, _load_columns(job.edit.keep + row * text, columns, text))
+    if PIXELS == "keep":
         rest = outside
-        if PIXELS == "rescale":
-            sums = _load_columns(job.edit.sums + row * text, columns, text)
-            rest = 1 - _sum(_plus(_times(borrowed, sums), kept), KEYS)
-        if PIXELS == "borrow":
-            rest = beyond
-        moved = job.edit.moved + (row.to(tl.int64) * job.sizes.heads + head) * text * D
-        found = _weigh(borrowed, moved, D, text, zeros(lines.shape[0], D), columns, KEYS, D)
-        out = job.out + (row.to(tl.int64) * job.strides.out[0] + head * job.strides.out[1]) * UNIT
-        if job.lse is not None:
-            pixels = load_head(out, lines, job.strides.out[2] * UNIT, job.sizes.queries, D, True)
-            found = _plus(found, scaled((pixels[0].to(tl.float32), pixels[1].to(tl.float32)), rest))
-        elif PIXELS != "":
-            weights = _plus(kept, _pixels(borrowed, own, columns, text, rest, PIXELS, KEYS))
-        v = job.v + (row.to(tl.int64) * job.strides.v[0] + head * job.strides.v[1]) * UNIT
-        found = _weigh(weights, v, job.strides.v[2] * UNIT, KEYS, found, columns, KEYS, D)
-        store_head(out, lines, job.strides.out[2] * UNIT, job.sizes.queries, found, D)
-        all_borrowed = _plus(all_borrowed, borrowed)
-        all_kept = _plus(all_kept, kept)
-    return all_borrowed, all_kept
+    if PIXELS == "rescale":
+        moved_sum = _times(borrowed, _load_columns(job.edit.sums + row * text, columns, text))
+        rest = 1 - _sum(_plus(moved_sum, weights), KEYS)
+    out = job.out + (row.to(tl.int64) * job.strides.out[0] + head * job.strides.out[1]) * UNIT
+    if job.lse is not None:
+        pixels = load_head(out, lines, job.strides.out[2] * UNIT, job.sizes.queries, D, True)
+        found = _plus(found, scaled((pixels[0].to(tl.float32), pixels[1].to(tl.float32)), rest))
+    elif PIXELS != "":
+        weights = _plus(weights, _pixels(borrowed, own, columns, text, rest, PIXELS, KEYS))
+    v = job.v + (row.to(tl.int64) * job.strides.v[0] + head * job.strides.v[1]) * UNIT
+    found = _weigh(weights, v, job.strides.v[2] * UNIT, KEYS, found, columns, KEYS, D)
+    store_head(out, lines, job.strides.out[2] * UNIT, job.sizes.queries, found, D)
+
+
+@triton.jit
+def _sum_heads(job, row, lines, columns, KEYS: tl.constexpr, D: tl.constexpr, UNIT: tl.constexpr, STAGES: tl.constexpr):
+    """The sum of the maps of all heads."""
+    total = zeros(lines.shape[0], KEYS)
+    for head in tl.range(0, job.sizes.heads, num_stages=STAGES):
+        total = _plus(total, _map(job, row, head, lines, columns, KEYS, D, UNIT)[0])
+    return total
 
 
 @triton.jit
@@ -287,31 +270,35 @@ def _text(
     KEYS: tl.constexpr,
     D: tl.constexpr,
     UNIT: tl.constexpr,
-    BLOCK_N: tl.constexpr,
+    BLOCK: tl.constexpr,
     STAGES: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """A program's queries are a tile of one head of one row or, so as to sum their maps, of all heads."""
+    """A program writes a tile of queries of one head or, if there is a probe and it is the first, captures all heads."""
     row = tl.program_id(1)
-    lines = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    head = tl.program_id(2)
+    lines = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     columns = _columns(KEYS)
-    heads = (tl.program_id(2), tl.program_id(2) + 1)
     if job.probe is not None:
-        heads = (0, job.sizes.heads)
-        probe = job.probe + row * job.strides.probe[0]
-    edited = False
-    if job.edit is not None:
-        edited = tl.load(job.edit.source + row) != row
-        if edited:
-            borrowed, kept = _edited(job, row, heads, lines, columns, PIXELS, KEYS, D, UNIT, STAGES)
-            if job.probe is not None:
-                moved = job.edit.probe + row * job.sizes.text * job.sizes.probes
-                _capture(job, row, lines, columns, borrowed, moved, job.sizes.probes, KEYS, PRECISION)
-                _capture(job, row, lines, columns, kept, probe, job.strides.probe[1], KEYS, PRECISION)
-    if not edited:
-        total = _plain(job, row, heads, lines, columns, KEYS, D, UNIT, STAGES)
-        if job.probe is not None:
+        if head == 0:
+            total = _sum_heads(job, row, lines, columns, KEYS, D, UNIT, STAGES)
+            if job.edit is not None:
+                source = tl.load(job.edit.source + row)
+                if source != row:
+                    total = _times(total, _load_columns(job.edit.keep + row * job.sizes.text, columns, job.sizes.text))
+                    borrowed = _sum_heads(job, source, lines, columns, KEYS, D, UNIT, STAGES)
+                    moved = job.edit.probe + row * job.sizes.text * job.sizes.probes
+                    _capture(job, row, lines, columns, borrowed, moved, job.sizes.probes, KEYS, PRECISION)
+            probe = job.probe + row * job.strides.probe[0]
             _capture(job, row, lines, columns, total, probe, job.strides.probe[1], KEYS, PRECISION)
+            return
+        head -= 1
+    if job.edit is not None:
+        if tl.load(job.edit.source + row) != row:
+            _edited(job, row, head, lines, columns, PIXELS, KEYS, D, UNIT)
+            return
+    if job.lse is None:
+        _plain(job, row, head, lines, columns, KEYS, D, UNIT)
 
 
 def fold(transfer: Tensor, x: Tensor, source: Tensor) -> Tensor:
@@ -326,7 +313,7 @@ def fold(transfer: Tensor, x: Tensor, source: Tensor) -> Tensor:
 
 def text_attention(q, k, v, out, *, keys, lse=None, bias=None, rows=Rows(), edit=None, text=0, pixels="", probe=None, heat=None, blocks=None):
     batch, heads, queries, size = out.shape
-    programs = heads if probe is None else 1
+    programs = (heads if lse is None or edit is not None else 0) + (probe is not None)
     blocks = blocks or tiles.choose(BLOCKS, q, batch * queries * programs, triton.next_power_of_2(keys))
     tensors = (q, k, v, out)
     unit = tiles.unit(*tensors)

@@ -283,7 +283,7 @@ def _together(conds: Sequence[Cond]) -> Cond:
     first = conds[0]
     if len(conds) == 1:
         return first
-    parts = {
+    parts: dict[str, Any] = {
         name: None if getattr(first, name) is None else torch.cat([getattr(cond, name) for cond in conds])
         for name in ("text", "mask", "labels")
     }

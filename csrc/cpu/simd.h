@@ -17,6 +17,11 @@
 #define PYDIFF_CLONES
 #endif
 
+// `omp simd` makes vectors of a loop around another one, which is how attention is written. Other compilers do not.
+#if defined(__GNUC__) && !defined(__clang__) && defined(_OPENMP)
+#define PYDIFF_OUTER_LOOPS
+#endif
+
 #if defined(__GNUC__)
 #define PYDIFF_INLINE inline __attribute__((always_inline))
 #else
@@ -44,11 +49,10 @@ PYDIFF_INLINE float real(int32_t raw) {
     return value;
 }
 
-// exp(x) = 2^k exp(r), |r| <= log(2) / 2, Taylor to degree 7. k is clamped as an integer, so that neither a branch nor
-// a subnormal number slows a vector down: exp(-88) and below become about 1e-38, exp(88.7) and above about 2e38.
-PYDIFF_INLINE float exp_(float x) {
-    const float shifted = fma_(x, 1.44269504f, 12582912.0f);  // 1.5 * 2^23: the low bits hold round(x / log 2)
-    const float k = shifted - 12582912.0f;
+constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: the low bits of x + kRound hold x rounded to an integer
+
+// exp(x - k log(2)), |x - k log(2)| <= log(2) / 2: Taylor to degree 7.
+PYDIFF_INLINE float exp_remainder(float x, float k) {
     const float r = fma_(k, 2.12194440e-4f, fma_(k, -0.693359375f, x));
     float p = 1.0f / 5040;
     p = fma_(p, r, 1.0f / 720);
@@ -56,9 +60,25 @@ PYDIFF_INLINE float exp_(float x) {
     p = fma_(p, r, 1.0f / 24);
     p = fma_(p, r, 1.0f / 6);
     p = fma_(p, r, 0.5f);
-    p = fma_(p * r, r, r) + 1.0f;
-    const int32_t exponent = std::min(std::max(bits(shifted) - bits(12582912.0f), -125), 127);
+    return fma_(p * r, r, r) + 1.0f;
+}
+
+// exp(x) = 2^k exp(r). k is clamped as an integer, so that neither a branch nor a subnormal number slows a vector down:
+// exp(-88) and below become about 1e-38, exp(88.7) and above about 2e38.
+PYDIFF_INLINE float exp_(float x) {
+    const float shifted = fma_(x, 1.44269504f, kRound);
+    const float p = exp_remainder(x, shifted - kRound);
+    const int32_t exponent = std::min(std::max(bits(shifted) - bits(kRound), -125), 127);
     return p * real((exponent + 127) << 23);
+}
+
+// exp(x) for x <= 0: exactly 0 below -87, and NaN for NaN.
+PYDIFF_INLINE float decay(float x) {
+    const float near = x < -87.0f ? -87.0f : x;
+    const float shifted = fma_(near, 1.44269504f, kRound);
+    const float p = exp_remainder(near, shifted - kRound);
+    const uint32_t scaled = static_cast<uint32_t>(bits(p)) + (static_cast<uint32_t>(bits(shifted)) << 23);  // p 2^k
+    return x < -87.0f ? 0.0f : real(static_cast<int32_t>(scaled));
 }
 
 // Pictures on different threads when there are enough of them, else the chunks of each picture on different threads.

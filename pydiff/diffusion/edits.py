@@ -36,10 +36,10 @@ class TokenEdit(NamedTuple):
 class EditRow(NamedTuple):
     """The edit at one noise level, of a batch [source, target_1, ..., target_(B-1)]; float64, on the CPU.
 
-    transfer (B, T, T), keep (B, T): edited A = A[source] @ transfer + A * keep, 0 and 1 in the source's row. source
-    (B,): the row whose text attention is borrowed. self_source (B,): the row whose queries and keys self-attention
-    uses in layers of at most `EditTable.self_max_pixels` pixels; None: everybody's own. borrows: whether any transfer
-    or keep differs from 0 and 1; where not, text attention is left alone.
+    source (B,): the row whose text attention is borrowed, its own for a row that is left alone, as the source's always
+    is. transfer (B, T, T), keep (B, T): edited A = A[source] @ transfer + A * keep; 0 and 1 in rows left alone.
+    self_source (B,): the row whose queries and keys self-attention uses in layers of at most
+    `EditTable.self_max_pixels` pixels; None: everybody's own. borrows: whether any row's text attention is edited.
     """
 
     transfer: Tensor
@@ -75,7 +75,7 @@ def edit_table(
         raise ValueError("an edit has no target; give at least one target prompt")
     whole("levels", levels, 1)
     pixels = whole("self_replace_max_size", self_max_size, 0) ** 2
-    source = torch.zeros(len(targets) + 1, dtype=torch.long)
+    first = torch.zeros(len(targets) + 1, dtype=torch.long)
     start, stop = (torch.stack([getattr(target, name) for target in targets]) for name in ("start", "stop"))
     made: dict[tuple[bytes, bool], EditRow] = {}
 
@@ -84,8 +84,9 @@ def edit_table(
         key = active.numpy().tobytes(), self_levels[0] <= level < self_levels[1]
         if key not in made:
             transfer, keep = _tables(targets, active)
-            own = torch.equal(keep, torch.ones_like(keep)) and not transfer.any()
-            made[key] = EditRow(transfer, keep, source, source if key[1] else None, not own)
+            alone = (transfer == 0).all((1, 2)) & (keep == 1).all(1)
+            source = torch.where(alone, torch.arange(len(first)), 0)
+            made[key] = EditRow(transfer, keep, source, first if key[1] else None, not alone.all())
         return made[key]
 
     return EditTable(tuple(row(level) for level in range(levels)), pixels)

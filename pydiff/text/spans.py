@@ -23,7 +23,7 @@ AsRead = Callable[[str], str]
 _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u9fff\uf900-\ufaff\uff66-\uff9d\U00020000-\U0003ffff]"
 )
-_JOINERS = "\u200c\u200d"
+_ZERO_WIDTH_SPACE = "\u200b"  # of all format characters the one that parts words
 
 
 class Unit(NamedTuple):
@@ -189,7 +189,8 @@ def _units(text: str, tokenizer: Tokenizer) -> list[Unit]:
 def _kind(character: str) -> str:
     if character.isspace():
         return " "
-    if unicodedata.category(character)[0] == "M" or character in _JOINERS:
+    category = unicodedata.category(character)
+    if category[0] == "M" or (category == "Cf" and character != _ZERO_WIDTH_SPACE):
         return "mark"
     if _UNSPACED.match(character) or not (character.isalnum() or character == "_"):
         return "sign"

@@ -61,7 +61,7 @@ JUNK: list[Any] = [
 ]
 SETTINGS = {"num_inference_steps": 3, "guidance_scale": 1.5, "size": 64, "words": ["red"], "variance_type": "learned"}
 LIMITS = settings(
-    max_examples=15,
+    max_examples=12,
     deadline=None,
     derandomize=True,
     database=None,
@@ -170,7 +170,7 @@ def layers(_: Any) -> nn.Module:
     return nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 3))
 
 
-@settings(LIMITS, max_examples=150)
+@settings(LIMITS, max_examples=100)
 @given(data=st.data())
 def test_checkpoints_of_any_header(small: tuple[Path, dict[str, torch.Tensor]], data: st.DataObject) -> None:
     folder, tensors = small

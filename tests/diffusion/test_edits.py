@@ -30,6 +30,7 @@ def test_rows():
     assert [row.transfer.sum((1, 2)).tolist() for row in table.rows] == [
         [0, 0, 0], [0, 2, 0], [0, 2, 2], [0, 0, 0], [0, 0, 0],
     ]  # fmt: skip
+    assert [row.source.tolist() for row in table.rows] == [[0, 1, 2], [0, 0, 2], [0, 0, 0], [0, 0, 0], [0, 1, 2]]
     assert [row.borrows for row in table.rows] == [False, True, True, True, False]
     assert [None if row.self_source is None else row.self_source.tolist() for row in table.rows] == [
         [0, 0, 0], [0, 0, 0], None, None, None,
@@ -68,3 +69,4 @@ def test_levels_of_a_share(share, levels, exact, text, pixels):
     assert edited_levels("share", share, levels) == (0, exact)
     assert edited_levels("share", [0, share], levels, compat="google", extra=1) == (0, text)
     assert edited_levels("share", (0.0, share), levels, compat="google") == (0, pixels)
+    assert edited_levels("share", (share, 1.0), levels) == (exact, levels)

@@ -69,9 +69,10 @@ def t5(window: int = 77) -> PromptTokenizer:
 
 @cache
 def letters(window: int = 77) -> PromptTokenizer:
-    """A token for every byte, white space among them, and one at the end."""
+    """A token for every byte, white space among them, and one at the end; spaces of no width are dropped."""
     alphabet = ["<pad>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
     tokenizer = Tokenizer(models.BPE({letter: index for index, letter in enumerate(alphabet)}, []))
+    tokenizer.normalizer = normalizers.Replace("\u200b", "")
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     return PromptTokenizer(tokenizer, window, 0)

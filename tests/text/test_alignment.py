@@ -146,6 +146,12 @@ def test_windows():
         align(source, target, compat="google")
 
 
+def test_a_long_prompt():
+    source, target = columns("a red cat " * 100, "a red cat " * 20 + "fluffy " + "a red cat " * 80)
+    alignment = align(source, target)
+    assert (alignment.swapped, alignment.added, alignment.removed) == ((), ("fluffy",), ())
+
+
 def test_what_does_not_fit_is_refused():
     source, target = columns(S, STYLE)
     with pytest.raises(ValueError, match="8 words and the target 9; 'neoclassical' cannot be paired"):

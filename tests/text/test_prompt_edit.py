@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pydiff.diffusion.edits import EditRow
 from pydiff.text.prompt_edit import prompt_edit, word_probe
+from pydiff.text.spans import read_columns
 from tests.text import google_formulas as google
 from tests.text.small_tokenizers import clip, columns, t5, words
 
@@ -144,7 +145,7 @@ def test_an_edit_to_the_same_prompt():
         for row in prompt_edit(prompts, 10, cross_replace=(0.2, 0.6)).rows:
             assert torch.equal(row.transfer[0], torch.zeros(77, 77))
             assert torch.equal(row.keep[0], torch.ones(77))
-            assert row.source.tolist() == [0, 0, 0]
+            assert row.source.tolist() == ([0, 0, 0] if row.borrows else [0, 1, 2])
             assert torch.allclose(edited(A, row), A, atol=1e-15)
 
 
@@ -159,6 +160,8 @@ def test_words_of_several_targets():
     assert word_probe(prompts, ("a", 1)).nonzero().tolist() == [[1, 4]]
     assert word_probe(prompts, "cat", compat="google").nonzero().tolist() == [[0, 2]]  # "cat," is another word there
     assert word_probe(prompts, []).sum() == 0
+    lowered = read_columns(words(), ["A CAT"], as_read=str.lower)
+    assert [word_probe(lowered, "CAT", compat=compat)[0, 2] for compat in (None, "google")] == [1, 1]
 
 
 @pytest.mark.parametrize(

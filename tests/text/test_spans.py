@@ -102,6 +102,12 @@ def test_what_the_encoder_does_first():
     assert other.columns("RED") == (0, 1, 2)
 
 
+def test_characters_that_the_tokenizer_drops():
+    (read,) = columns("a \u200bcat, soft\u00adly", tokenizer=letters())
+    assert read.columns("a cat") == (0, 1, 2, 3, 4)
+    assert read.find("soft") == ()  # half of a word
+
+
 def test_windows():
     tokenizer = words(6)  # four tokens of the prompt each
     read, short = columns("a red cat of lasagne, a blue dog", "a cat", tokenizer=tokenizer)
@@ -146,8 +152,13 @@ def test_the_original_code(tokenizer, prompt, word, expected):
 
 
 def test_the_original_code_on_pieces():
-    for prompt, word, expected in [("a cat, and", "cat,", [2, 3]), ("a lasagne cat", "lasagne", [2, 3])]:
+    for prompt, word, expected in [
+        ("a cat, dog", "cat,", [2, 3]),
+        ("a lasagne cat", "lasagne", [2, 3]),
+        ("xyz cat", "xyz", [1, 2, 3]),
+    ]:
         assert word_columns(columns(prompt)[0], word) == expected
+    assert word_columns(columns("a cat, dog", tokenizer=clip())[0], "cat,") == [2, 3]
 
 
 TEXT = st.text(
