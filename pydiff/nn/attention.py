@@ -36,12 +36,15 @@ def attend_text(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, cond: Prep
     if edit is None:
         return attention(q, k, v, bias=bias)
     heat = None if edit.probe is None or cond.heat is None else cond.heat.place(q, edit.probe)
-    captured = {"probe": None if heat is None else edit.probe, "heat": heat}
+    probe = None if heat is None else edit.probe
     borrows = edit.borrows(q.shape[2]) and k.shape[2] > edit.tokens
     if edit.transfer is None and not borrows:
-        return attention(q, k, v, bias=bias, **captured)
+        return attention(q, k, v, bias=bias, probe=probe, heat=heat)
+    source, transfer, keep = edit.tables()
     pixels = "borrow" if borrows else edit.pixels
-    return edited_attention(q, k, v, **edit.tables(), pixels=pixels, bias=bias, **captured)
+    return edited_attention(
+        q, k, v, source=source, transfer=transfer, keep=keep, pixels=pixels, bias=bias, probe=probe, heat=heat
+    )
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

@@ -37,17 +37,14 @@ class AttentionEdit(NamedTuple):
         """Whether self-attention over this many pixels takes another row's queries and keys."""
         return self.self_source is not None and pixels <= self.self_pixels
 
-    def tables(self) -> dict[str, Tensor]:
+    def tables(self) -> tuple[Tensor, Tensor, Tensor]:
         """source, transfer and keep; where only pixels are borrowed, those that leave the text alone."""
         if self.source is not None and self.transfer is not None and self.keep is not None:
-            return {"source": self.source, "transfer": self.transfer, "keep": self.keep}
+            return self.source, self.transfer, self.keep
         assert self.self_source is not None
         rows, device = len(self.self_source), self.self_source.device
-        return {
-            "source": self.self_source,
-            "transfer": torch.zeros(rows, self.tokens, self.tokens, device=device),
-            "keep": torch.ones(rows, self.tokens, device=device),
-        }
+        transfer = torch.zeros(rows, self.tokens, self.tokens, device=device)
+        return self.self_source, transfer, torch.ones(rows, self.tokens, device=device)
 
     def among(self, rows: int) -> AttentionEdit:
         """The same at the head of a batch of `rows`, the others left alone."""
