@@ -34,7 +34,7 @@ def attend_text(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, cond: Prep
     """
     edit = cond.edit
     if edit is None:
-        return attention(q, k, v, bias=bias)
+        return attend(q, k, v, None if bias is None else F.pad(bias, (0, k.shape[2] - bias.shape[3])))
     heat = None if edit.probe is None or cond.heat is None else cond.heat.place(q, edit.probe)
     probe = None if heat is None else edit.probe
     borrows = edit.borrows(q.shape[2]) and k.shape[2] > edit.tokens
@@ -102,10 +102,12 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, cond: Prepared | None = None) -> Tensor:
         q, k, v = (split_heads(project(x), self.heads) for project in (self.to_q, self.to_k, self.to_v))
-        rows = None
         if cond is not None and cond.edit is not None and cond.edit.borrows(x.shape[1]):
             rows = cond.edit.self_source
-        out: Tensor = self.to_out[0](merge_heads(attention(q, k, v, q_rows=rows, k_rows=rows)))
+            h = attention(q, k, v, q_rows=rows, k_rows=rows)
+        else:
+            h = attend(q, k, v)
+        out: Tensor = self.to_out[0](merge_heads(h))
         return out
 
 

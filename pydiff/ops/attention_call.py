@@ -24,7 +24,7 @@ class Call(NamedTuple):
     @property
     def batch(self) -> int:
         """Rows of the result."""
-        return next((len(rows) for rows in self.rows if rows is not None), len(self.q))
+        return next((rows.numel() for rows in self.rows if rows is not None), len(self.q))
 
     @property
     def text(self) -> int:

@@ -4,7 +4,6 @@ Hertz et al. 2022, section 3.2)."""
 from __future__ import annotations
 
 from collections.abc import Container, Hashable, Iterator, Sequence
-from difflib import SequenceMatcher
 from itertools import chain, groupby, pairwise
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from torch import Tensor
 from pydiff.diffusion.edits import check_compat
 from pydiff.text.google import refinement_mapper, replacement_mapper
 from pydiff.text.spans import PromptColumns
+from pydiff.text.weighting import shortened
 
 MODES = ("auto", "replace", "refine")
 
@@ -91,7 +91,7 @@ def align(source: PromptColumns, target: PromptColumns, mode: str = "auto", *, c
 
 def _unpaired(source: PromptColumns, target: PromptColumns, count: int, other: int) -> str:
     changes = align(source, target)
-    listed = ", ".join(map(repr, (*changes.removed, *changes.added)))
+    listed = ", ".join(repr(shortened(words)) for words in (*changes.removed, *changes.added))
     return (
         f"mode='replace' swaps words one by one, but the source prompt has {count} words and the target {other}; "
         f"{listed} cannot be paired; use mode='auto' or 'refine'"
@@ -134,7 +134,7 @@ def _words(atoms: Word) -> list[Word]:
 
 
 def _found(words: Sequence[Word], others: Sequence[Word]) -> Iterator[Link]:
-    """Links of words that differ: runs of as many are swapped one by one, of others only equal parts are linked."""
+    """Words that differ are swapped one by one where as many stand in a place; of others equal parts are linked."""
     for i, j, k, m in _runs([_text(word) for word in words], [_text(word) for word in others]):
         if j - i == m - k:
             yield from _paired(words[i:j], others[k:m])
@@ -158,9 +158,40 @@ def _within(atoms: Word, others: Word, swaps: bool) -> Iterator[Link]:
 
 
 def _runs(entries: Sequence[Hashable], others: Sequence[Hashable]) -> Iterator[tuple[int, int, int, int]]:
-    """Both sequences in runs that are equal or differ as a whole: i to j of the one, k to m of the other."""
-    for _, i, j, k, m in SequenceMatcher(None, entries, others, autojunk=False).get_opcodes():
-        yield i, j, k, m
+    """Both sequences cut into pairs of parts, i to j of the one and k to m of the other: an entry that both have, or
+    all that stands between two such."""
+    i = k = 0
+    for left, right in _common(entries, others):
+        if i < left or k < right:
+            yield i, left, k, right
+        yield left, left + 1, right, right + 1
+        i, k = left + 1, right + 1
+    if i < len(entries) or k < len(others):
+        yield i, len(entries), k, len(others)
+
+
+def _common(entries: Sequence[Hashable], others: Sequence[Hashable]) -> list[tuple[int, int]]:
+    """The places of equal entries, ascending in both: as many as there can be, in as few runs as can be, as early as
+    can be (Needleman and Wunsch 1970, with the affine gaps of Gotoh 1982)."""
+    match = len(entries) + len(others) + 1  # counts for more than all runs together
+    best = [[0] * (len(others) + 1) for _ in range(len(entries) + 1)]
+    ended = [[-match] * (len(others) + 1) for _ in range(len(entries) + 1)]  # of those that end with a pair here
+    for i, entry in enumerate(entries, 1):
+        for j, other in enumerate(others, 1):
+            if entry == other:
+                ended[i][j] = match + max(ended[i - 1][j - 1], best[i - 1][j - 1] - 1)
+            best[i][j] = max(best[i - 1][j], best[i][j - 1], ended[i][j])
+    pairs, i, j, inside = [], len(entries), len(others), False
+    while i and j:
+        if not inside and best[i][j] == best[i][j - 1]:
+            j -= 1
+        elif not inside and best[i][j] == best[i - 1][j]:
+            i -= 1
+        else:
+            i, j = i - 1, j - 1
+            pairs.append((i, j))
+            inside = ended[i][j] >= best[i][j] - 1
+    return pairs[::-1]
 
 
 def _text(word: Word) -> tuple[str, ...]:
