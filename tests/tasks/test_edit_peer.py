@@ -47,7 +47,7 @@ class Maps:
             words = torch.cat([own[:1, ..., :text], edited[1:]])
             pixels = torch.cat([own[:1, ..., text:], pixels[1:]])
         if borrows:
-            pixels = source[..., text:]
+            pixels = own[row.self_source][..., text:]
         return torch.cat([null, torch.cat([words, pixels], dim=-1)])
 
 

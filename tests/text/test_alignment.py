@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pydiff.text.alignment import MODES, align
+from pydiff.text.alignment import MODES, _common, align
 from pydiff.text.google import refinement_mapper, replacement_mapper
 from pydiff.text.spans import read_columns
 from tests.text import google_formulas as google
@@ -113,6 +115,7 @@ def test_additions_and_removals():
         ("a red cat", "a smiling fluffy blue cat", (), ("smiling fluffy blue",), ("red",)),
         ("红色的圆形和蓝色的方块", "绿色的圆形和蓝色的圆块", (("红", "绿"), ("方", "圆")), (), ()),
         ("一只猫", "一只大猫", (), ("大",), ()),
+        ("a red dog", "a cat and a red dog", (), ("a cat and",), ()),
         ("", "a cat", (), ("a cat",), ()),
         ("a cat", "", (), (), ("a cat",)),
         ("(cat), dog", "(cat) dog", (("),", ")"),), (), ()),  # one token in CLIP
@@ -150,6 +153,23 @@ def test_a_long_prompt():
     source, target = columns("a red cat " * 100, "a red cat " * 20 + "fluffy " + "a red cat " * 80)
     alignment = align(source, target)
     assert (alignment.swapped, alignment.added, alignment.removed) == ((), ("fluffy",), ())
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=7), st.lists(st.sampled_from("abc"), max_size=7))
+@settings(max_examples=100, deadline=None)
+def test_common_entries_are_most_in_fewest_runs(one, other):
+    def runs(pairs):
+        return sum(1 for k, (i, j) in enumerate(pairs) if not k or pairs[k - 1] != (i - 1, j - 1))
+
+    equal = {(i, j) for i, j in product(range(len(one)), range(len(other))) if one[i] == other[j]}
+    chains = {0: [()]}  # all ascending sequences of equal places, by brute force
+    while chains[len(chains) - 1]:
+        last = chains[len(chains) - 1]
+        chains[len(chains)] = [(*c, p) for c in last for p in equal if not c or (p[0] > c[-1][0] and p[1] > c[-1][1])]
+    most = max(length for length, found in chains.items() if found)
+    made = _common(one, other)
+    assert tuple(made) in chains[most]
+    assert runs(made) == min(map(runs, chains[most]))
 
 
 def test_what_does_not_fit_is_refused():
