@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,11 +19,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pydiff.ops import Step, Threshold, group_norm_silu, guided_step, native
+from pydiff.ops import (
+    Step,
+    Threshold,
+    attention,
+    edited_attention,
+    edited_attention_reference,
+    group_norm_silu,
+    guided_step,
+    native,
+)
 
 STEP = Step(alpha=0.8, sigma=0.6, c_x=0.4, c_denoised=0.5, c_noise=0.1)
 SCALE, PERCENTILE, MAX_VALUE = 7.0, 0.95, 1.5
 SIZES = (64, 256, 1024)
+TOKENS = 77
+ATTENTION = (  # batch, heads, queries, keys of text, keys of pixels, head size
+    *((2, 8, 4096, 0, 4096, 40), (2, 8, 1024, 0, 1024, 80), (2, 8, 256, 0, 256, 160)),
+    *((2, 8, 4096, TOKENS, 0, 40), (2, 8, 1024, TOKENS, 0, 80), (2, 8, 256, TOKENS, 256, 64)),
+    *((2, 4, 256, 0, 256, 32), (2, 4, 64, 0, 64, 32), (2, 4, 256, TOKENS, 0, 32), (2, 4, 64, TOKENS, 0, 32)),
+)
 NORMS = ((1, 128, 64, 64), (2, 320, 32, 32), (1, 64, 256, 256))
 
 
@@ -30,6 +46,7 @@ class Case(NamedTuple):
     name: str
     ours: Callable[[], Tensor]
     torch: Callable[[], Tensor]
+    tolerance: float = 1e-4
 
 
 class Time(NamedTuple):
@@ -79,11 +96,40 @@ def norm_cases() -> Iterator[Case]:
             yield Case(name, partial(group_norm_silu, *given), partial(composed_norm, *given))
 
 
+def attention_cases() -> Iterator[Case]:
+    """Attention against torch's, which captures nothing, and edits against maps that are formed and edited."""
+    for batch, heads, queries, text, pixels, size in ATTENTION:
+        for dtype, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 5e-2)):
+            shapes = (queries, text + pixels, text + pixels)
+            q, k, v = (torch.randn(batch, n, heads, size, dtype=dtype).transpose(1, 2) for n in shapes)
+            kind = "self" if not text else "joint" if pixels else "text"
+            shape = (batch, heads, queries, text + pixels, size)
+            name = f"attention {kind} {shape} {str(dtype).removeprefix('torch.')}"
+            peer = partial(F.scaled_dot_product_attention, q, k, v)
+            yield Case(name, partial(attention, q, k, v), peer, tolerance)
+            if text:
+                for columns in (3, text):
+                    probe = torch.eye(text)[:, :columns].expand(batch, -1, -1).contiguous()
+                    ours = partial(attention, q, k, v, probe=probe, heat=torch.zeros(batch, queries, columns))
+                    yield Case(f"{name} capture {columns}", ours, peer, tolerance)
+                yield edit_case(f"{name} edit", q, k, v, text, tolerance)
+
+
+def edit_case(name: str, q: Tensor, k: Tensor, v: Tensor, text: int, tolerance: float) -> Case:
+    """All rows borrow half of their share from the first, its words moved by one."""
+    rows = len(q)
+    source, keep = torch.zeros(rows, dtype=torch.int64), torch.full((rows, text), 0.5)
+    transfer = torch.eye(text).roll(1, dims=1).expand(rows, -1, -1) / 2
+    ours = partial(edited_attention, q, k, v, source=source, transfer=transfer, keep=keep)
+    maps = partial(edited_attention_reference, q, k, v, source=source, transfer=transfer, keep=keep)
+    return Case(name, ours, maps, tolerance)
+
+
 def measure(case: Case, rounds: int) -> Time:
     """Medians of interleaved calls. Raises ArithmeticError, before any time is taken, when the results differ."""
     mine, theirs = case.ours(), case.torch()
     error = float((mine - theirs).abs().max())
-    if not error <= 1e-4:
+    if not error <= case.tolerance:
         raise ArithmeticError(f"{case.name}: results differ by {error:.1e}; no time is printed")
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds):
@@ -105,11 +151,11 @@ def main() -> None:
     torch.manual_seed(0)
     core = native.core()
     machine = f"native core: {native.why_missing() if core is None else core.simd()}, {given.threads} threads"
-    print(f"{machine}\n{'':58}{'pydiff us':>12}{'torch us':>12}{'ratio':>8}")
+    print(f"{machine}\n{'':64}{'pydiff us':>12}{'torch us':>12}{'ratio':>8}")
     results = []
-    for case in (*step_cases(), *norm_cases()):
+    for case in chain(step_cases(), norm_cases(), attention_cases()):
         results.append(measure(case, given.rounds))
-        print(f"{results[-1].name:58}{results[-1].ours_us:12.0f}{results[-1].torch_us:12.0f}{results[-1].ratio:8.1f}")
+        print(f"{results[-1].name:64}{results[-1].ours_us:12.0f}{results[-1].torch_us:12.0f}{results[-1].ratio:8.1f}")
     if given.json:
         text = json.dumps({"machine": machine, "results": [result._asdict() for result in results]}, indent=2)
         given.json.write_text(text + "\n")
