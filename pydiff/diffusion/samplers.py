@@ -19,6 +19,12 @@ from pydiff.diffusion.rows import StepTable
 from pydiff.diffusion.spacing import SPACINGS, Plan, checked_timesteps
 
 
+NO_SIGNAL = (
+    "the first level holds no signal (zero terminal SNR), where a prediction of epsilon says nothing about the picture; "
+    "use a v_prediction network, or timesteps that start lower"
+)
+
+
 class Sampler(NamedTuple):
     """table(schedule, plan, **options) fills the rows; spacing is what diffusers' scheduler of that name has."""
 
@@ -68,12 +74,12 @@ def step_table(
     chosen = find_sampler(sampler)
     _check_options(sampler, chosen, options)
     plan = _plan(chosen, schedule, num_inference_steps, timesteps, spacing, steps_offset)._replace(begin=begin)
-    table = chosen.table(schedule, plan, **options)
+    try:
+        table = chosen.table(schedule, plan, **options)
+    except ZeroDivisionError as error:  # by alpha
+        raise ValueError(NO_SIGNAL) from error
     if schedule.prediction_type == "epsilon" and any(row.evaluate and row.step.alpha == 0 for row in table.rows):
-        raise ValueError(
-            "the first level holds no signal (zero terminal SNR), where a prediction of epsilon says nothing about the "
-            "picture; use a v_prediction network, or timesteps that start lower"
-        )
+        raise ValueError(NO_SIGNAL)
     return table
 
 

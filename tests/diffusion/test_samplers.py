@@ -172,8 +172,9 @@ def test_zero_terminal_snr():
     # diffusers starts from x / alpha of size 4096 there, whose float32 rounding is what is left at the next level
     compare(EULER, {**config, "timestep_spacing": "trailing"}, 8, tolerance=1e-4)
     schedule = NoiseSchedule.make(rescale_betas_zero_snr=True)
-    with pytest.raises(ValueError, match="zero terminal SNR"):
-        step_table("ddim", schedule, 8, spacing="trailing")
+    for sampler in ("ddim", "ddpm", "pndm"):
+        with pytest.raises(ValueError, match="zero terminal SNR"):
+            step_table(sampler, schedule, 8, spacing="trailing")
 
 
 def test_ddim_1000_steps():
