@@ -18,10 +18,9 @@ from pydiff.diffusion.pndm import pndm
 from pydiff.diffusion.rows import StepTable
 from pydiff.diffusion.spacing import SPACINGS, Plan, checked_timesteps
 
-
 NO_SIGNAL = (
-    "the first level holds no signal (zero terminal SNR), where a prediction of epsilon says nothing about the picture; "
-    "use a v_prediction network, or timesteps that start lower"
+    "the first level holds no signal (zero terminal SNR), where a prediction of epsilon says nothing about the "
+    "picture; use a v_prediction network, or timesteps that start lower"
 )
 
 
