@@ -35,15 +35,15 @@ def test_a_request_does_no_work(pipe: pydiff.Pipeline, picture: Image.Image, idl
         next(states(wanted))
 
 
-def test_the_less_strength_the_nearer(pipe: pydiff.Pipeline, picture: Image.Image) -> None:
+def test_little_strength_changes_little(pipe: pydiff.Pipeline, picture: Image.Image) -> None:
+    """The first step of twenty backwards keeps the picture; all twenty make another one, whatever the network knows."""
     pixels = np.asarray(picture, float) / 255
-    far = [
-        np.abs(
-            pipe.image_to_image(picture, "a blue ring", seed=1, strength=strength, **SMALL).images[0] - pixels
-        ).mean()
-        for strength in (0.25, 0.75, 1.0)
-    ]
-    assert far[0] < far[1] < far[2]
+    options = {**SMALL, "num_inference_steps": 20, "seed": 1}
+    little, all_of_it = (
+        np.abs(pipe.image_to_image(picture, "a blue ring", strength=strength, **options).images[0] - pixels).mean()
+        for strength in (0.05, 1.0)
+    )
+    assert little < 0.5 * all_of_it
 
 
 def test_same_seed_same_picture_alone_or_in_a_batch(pipe: pydiff.Pipeline, picture: Image.Image) -> None:
