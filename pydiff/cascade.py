@@ -35,6 +35,7 @@ PLAIN = "plain"  # nothing
 UPSCALE = "upscale"  # the low-res picture, noised
 INSTRUCT = "instruct"  # the picture to change
 INPAINT = "inpaint"  # the mask, and the picture without what it covers
+RESTORE = "restore"  # the damaged picture
 
 
 class StageDefaults(NamedTuple):
@@ -133,6 +134,9 @@ class StagePlan(NamedTuple):
         return codec.encode(pictures.to(codec.dtype), noise, **self.coding).to(pictures.dtype)
 
 
+Edits = Callable[[int, tuple[int, ...]], AttentionEdit | None]  # (noise level, branches) -> of all their rows
+
+
 class Branch(NamedTuple):
     """One conditioning of the network; beside (B, C', h, w) stands after x in its channels."""
 
@@ -143,14 +147,15 @@ class Branch(NamedTuple):
 class Start(NamedTuple):
     """Where a stage begins: x (B, C, h, w) at the level of its table's first row, the branches that its guidance
     weighs, and what each state is changed by (see `loop.sample`). ended, asked after each step, ends the run there.
-    edit: what is done, at each noise level, to the attention of branch 0; what it captures is added to heat."""
+    edit: what is done to attention at a noise level, in the rows of the branches that are evaluated, one after the
+    other. heat: where what a caller asked for is captured."""
 
     x: Tensor
     noise: Noise
     branches: Sequence[Branch]
     adjust: Callable[[loop.State], Tensor] | None = None
     ended: Callable[[], bool] = lambda: False
-    edit: Callable[[int], AttentionEdit | None] | None = None
+    edit: Edits | None = None
     heat: Heat | None = None
 
 
@@ -235,7 +240,6 @@ class Network:
         self.last_t = table.rows[-1].t
         self.levels = {row.t: row.level for row in table.rows if row.evaluate}
         self.prepared: dict[tuple[Any, ...], list[tuple[slice, Prepared]]] = {}
-        self.edits: dict[tuple[int, int], AttentionEdit] = {}
 
     def __call__(self, x: Tensor, t: float, branches: tuple[int, ...]) -> Tensor:
         unet = self.stage.unet if self.stage.last is None or t != self.last_t else self.stage.last
@@ -246,25 +250,15 @@ class Network:
         given = torch.cat(rows)  # (R B, C, h, w), branch by branch
         given = given.contiguous(memory_format=torch.channels_last)  # the layout that convolutions are fastest in
         time = torch.full((), t, device=x.device)
-        edit = self._edit(t, len(given)) if branches[0] == 0 else None
+        edit = None if self.start.edit is None else self.start.edit(self.levels[t], branches)
         key = (unet is self.stage.last, edit is None, *branches)
         if key not in self.prepared:
             self.prepared[key] = list(self._prepare(unet, branches, given, edit))
         conds = self.prepared[key]
         if edit is not None:
-            conds = [(rows, cond._replace(edit=edit, heat=self.start.heat)) for rows, cond in conds]
+            conds = [(rows, cond._replace(edit=edit)) for rows, cond in conds]
         parts = [unet(given[rows], time, cond) for rows, cond in conds]
         return torch.cat(parts).unflatten(0, (len(branches), -1))
-
-    def _edit(self, t: float, rows: int) -> AttentionEdit | None:
-        """The edit of this level, for all rows of a call; those of other branches are left alone."""
-        edit = None if self.start.edit is None else self.start.edit(self.levels[t])
-        if edit is None:
-            return None
-        key = (id(edit), rows)
-        if key not in self.edits:
-            self.edits[key] = edit.among(rows)
-        return self.edits[key]
 
     def _prepare(
         self, unet: UNet | UNet2D, branches: tuple[int, ...], given: Tensor, edit: AttentionEdit | None

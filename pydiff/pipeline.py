@@ -20,12 +20,14 @@ from pydiff.tasks.inpaint import inpaint
 from pydiff.tasks.instruct import instruct
 from pydiff.tasks.plan import check_output_type
 from pydiff.tasks.request import Call
+from pydiff.tasks.restore import restore
 from pydiff.tasks.run import Preview, Request, Result, finish, previews
 from pydiff.tasks.unclip import variations
 from pydiff.tasks.words import Prompt
 
 EMBEDDED = ("base", "super_256", "super_1024")
 EMBEDDED_NAME = "pydiff-embedded"  # in settings
+SHIPPED = {EMBEDDED_NAME: EMBEDDED, "pydiff-palette": ("palette",)}  # folders of the models that pydiff carries
 Model = str | os.PathLike[str]
 Watch = Callable[[State], object] | None
 
@@ -40,7 +42,8 @@ def load(
     prediction_type: str | None = None,
 ) -> Pipeline:
     """Open a pipeline: the embedded cascade, a folder in the diffusers layout, one folder per stage (small first), a
-    single safetensors file of Stable Diffusion, or the id of a repository on the Hugging Face hub.
+    single safetensors file of Stable Diffusion, or the id of a repository on the Hugging Face hub. "pydiff-palette" is
+    the other model that pydiff carries, for `Pipeline.restore`; "pydiff-embedded" is the cascade by its name.
 
     dtype: float32, bfloat16 or float16 of the networks. variant: "fp16" and the like, of the files to read. For a
     single file, which holds neither: tokenizer, a folder with CLIP's (or of a pipeline with it), and prediction_type,
@@ -48,9 +51,10 @@ def load(
     ValueError, by name, for what is missing, corrupt, unsafe or of a kind that pydiff does not run.
     """
     how: dict[str, Any] = {"dtype": dtype, "device": device, "variant": variant}
-    if model is None:
+    name = EMBEDDED_NAME if model is None else model
+    if isinstance(name, str) and name in SHIPPED:
         home = Path(__file__).parent / "embedded" / "weights"
-        return Pipeline(open_cascade([home / name for name in EMBEDDED], name=EMBEDDED_NAME, **how))
+        return Pipeline(open_cascade([home / folder for folder in SHIPPED[name]], name=name, **how))
     paths = [model] if isinstance(model, (str, os.PathLike)) else model
     if not isinstance(paths, Sequence) or not paths or not all(isinstance(path, (str, os.PathLike)) for path in paths):
         raise ValueError(f"model is {model!r}; expected a folder, or a list of one folder per stage")
@@ -125,6 +129,9 @@ class Pipeline:
         target: str | Sequence[str] | None = None,
         *,
         size: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        latents: Tensor | None = None,
         output_type: str = "pil",
         watch: Watch = None,
         **arguments: Any,
@@ -133,11 +140,11 @@ class Pipeline:
 
         By name every field of `pydiff.tasks.edit.EditOptions` (cross_replace, self_replace, reweight, local_blend and
         others); without a target, reweight={"fluffy": 2.0} edits the source's own words. Only the first stage is
-        edited.
+        edited. latents (1, C, h, w): the noise that all begin from. Otherwise as `generate`.
         """
         check_output_type(output_type)
-        call = _call(None, arguments)
-        return finish(edit(self.cascade, source, target, call, size=size), output_type, watch)
+        sides: dict[str, Any] = {"size": size, "height": height, "width": width, "latents": latents}
+        return finish(edit(self.cascade, source, target, _call(None, arguments), **sides), output_type, watch)
 
     def image_to_image(
         self,
@@ -206,6 +213,26 @@ class Pipeline:
     ) -> Result:
         """Pictures that CLIP finds like the one given, with an unCLIP model of variations."""
         return self._finish(variations, output_type, watch, image, call=_call("", arguments), size=size)
+
+    def restore(
+        self,
+        image: Any,
+        task: str,
+        mask: Any = None,
+        *,
+        output_type: str = "pil",
+        watch: Watch = None,
+        **arguments: Any,
+    ) -> Result:
+        """Restore a damaged picture with a model of Palette's kind: `pydiff.load("pydiff-palette")` is one, which knows
+        flat shapes at 64x64 pixels.
+
+        task: "colorize" (a grey picture), "inpaint" (fill the white part of the mask), "uncrop" (the same, where what
+        is known is one rectangle: put the picture on a larger canvas) or "jpeg" (what JPEG of a low quality left of a
+        picture). Only inpaint and uncrop take a mask, and need it: as `inpaint` takes it, white = missing; what is
+        black comes back unchanged. The picture keeps its size. No words are read.
+        """
+        return self._finish(restore, output_type, watch, image, task, mask, call=_call(None, arguments))
 
     def _finish(
         self, task: Callable[..., Request], output_type: str, watch: Watch, *given: Any, **options: Any

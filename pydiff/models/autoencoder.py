@@ -18,6 +18,7 @@ from pydiff.models.tiling import tiled
 from pydiff.nn.activations import norm_act
 from pydiff.nn.attention import PixelSpec
 from pydiff.nn.blocks import BlockSpec, MidBlock
+from pydiff.nn.cond import UNCONDITIONED
 from pydiff.nn.resnet import Downsample, ResnetBlock, ResnetSpec, Upsample
 
 __all__ = ["Autoencoder", "AutoencoderConfig"]
@@ -164,7 +165,7 @@ class Encoder(nn.Module):
         h = self.conv_in(x)
         for down in self.down_blocks:
             h = down(h)
-        h = self.mid_block(h, None, None)
+        h = self.mid_block(h, None, UNCONDITIONED)
         out: Tensor = self.conv_out(norm_act(self.conv_norm_out, h, "silu"))
         return out
 
@@ -185,7 +186,7 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(channels[-1], config.out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.mid_block(self.conv_in(x), None, None)
+        h = self.mid_block(self.conv_in(x), None, UNCONDITIONED)
         for up in self.up_blocks:
             h = up(h)
         out: Tensor = self.conv_out(norm_act(self.conv_norm_out, h, "silu"))

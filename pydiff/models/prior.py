@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from pydiff.models.rules import COUNT, DROPOUT, LAYERS, Rule, check_fields, named, one_of, optional, read_fields, whole
 from pydiff.nn.activations import ACTIVATIONS
-from pydiff.nn.attention import FeedForward, attend, merge_heads, split_heads
+from pydiff.nn.attend import attend
+from pydiff.nn.attention import FeedForward, merge_heads, split_heads
 from pydiff.nn.embeddings import TimestepEmbedding, sinusoidal
 
 CLASS_NAME = "PriorTransformer"

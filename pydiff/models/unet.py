@@ -21,6 +21,7 @@ from pydiff.nn.attention import AttentionSpec, TextLayer
 from pydiff.nn.blocks import BlockSpec, DownBlock, MidBlock, UpBlock
 from pydiff.nn.cond import Cond, Prepared
 from pydiff.nn.embeddings import TextTimeEmbedding, TimestepEmbedding, sinusoidal
+from pydiff.nn.layer import Layer, name_layers
 from pydiff.nn.resnet import ResnetSpec
 
 __all__ = ["UNet", "UNetConfig"]
@@ -58,6 +59,7 @@ class UNet(nn.Module):
         self.text_layers = [layer for layer in self.modules() if isinstance(layer, TextLayer)]
         for index, layer in enumerate(self.text_layers):
             layer.layer = index
+        self.layers: dict[str, Layer] = name_layers(self)
         self.reads_text = bool(self.text_layers) or config.addition_embed_type == "text"
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond | Prepared) -> Tensor:
@@ -108,7 +110,7 @@ class UNet(nn.Module):
         bias = None
         if cond.mask is not None and self.text_layers:
             bias = ((1 - cond.mask.to(dtype)) * _MASKED)[:, None, None, :]
-        return Prepared(emb, keys, bias, cond.edit, cond.heat)
+        return Prepared(emb, keys, bias, cond.edit)
 
     def _sinusoidal(self, t: Tensor, dim: int) -> Tensor:
         config = self.config

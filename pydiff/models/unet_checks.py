@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import Tensor
 
 from pydiff.models.unet2d_config import UNet2DConfig
@@ -35,10 +37,20 @@ def _check_edit(edit: AttentionEdit, batch: int) -> None:
     if not isinstance(edit, AttentionEdit):
         raise ValueError(f"edit is a {type(edit).__name__}; expected an AttentionEdit")
     for name, part in edit._asdict().items():
-        if isinstance(part, Tensor) and len(part) != batch:
-            raise ValueError(
-                f"{name} of the edit is for {len(part)} pictures, but x has {batch}; give one row for each"
-            )
+        for tensor in _tensors(part):
+            if len(tensor) != batch:
+                raise ValueError(
+                    f"{name} of the edit is for {len(tensor)} pictures, but x has {batch}; give one row for each"
+                )
+
+
+def _tensors(part: object) -> Iterator[Tensor]:
+    """Of a part of an edit, which may hold parts itself."""
+    if isinstance(part, Tensor):
+        yield part
+    elif isinstance(part, tuple):
+        for one in part:
+            yield from _tensors(one)
 
 
 def check_cond(config: UNetConfig | UNet2DConfig, cond: Cond, reads_text: bool) -> None:

@@ -13,38 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pydiff.nn.activations import norm_act
+from pydiff.nn.attend import attend_pixels, attend_text
 from pydiff.nn.cond import Prepared
-from pydiff.ops.attention import attention, edited_attention
+from pydiff.nn.layer import Layer
 
 TEXT_NORM_GROUPS = 32  # of JointAttention.norm_cross, in every checkpoint
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(d) + bias) v (Vaswani et al. 2017, equation 1).
-
-    q (B, heads, N, d), k and v (B, heads, M, d), bias broadcastable to (B, heads, N, M) -> (B, heads, N, d).
-    """
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-
-
-def attend_text(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, cond: Prepared) -> Tensor:
-    """Attention to text, or to text and then pixels, edited and captured as cond says.
-
-    q (B, heads, N, d), k and v (B, heads, M, d), the T keys of text first, bias (B, 1, 1, T) -> (B, heads, N, d).
-    """
-    edit = cond.edit
-    if edit is None:
-        return attend(q, k, v, None if bias is None else F.pad(bias, (0, k.shape[2] - bias.shape[3])))
-    heat = None if edit.probe is None or cond.heat is None else cond.heat.place(q, edit.probe)
-    probe = None if heat is None else edit.probe
-    borrows = edit.borrows(q.shape[2]) and k.shape[2] > edit.tokens
-    if edit.transfer is None and not borrows:
-        return attention(q, k, v, bias=bias, probe=probe, heat=heat)
-    source, transfer, keep = edit.tables()
-    pixels = "borrow" if borrows else edit.pixels
-    return edited_attention(
-        q, k, v, source=source, transfer=transfer, keep=keep, pixels=pixels, bias=bias, probe=probe, heat=heat
-    )
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -79,7 +52,7 @@ class PixelSpec(NamedTuple):
     out_scale: float = 1.0  # the sum is divided by it
 
 
-class TextLayer(nn.Module):
+class TextLayer(Layer):
     """A layer that reads text. `layer` is its place in `Prepared.text`, given by the network that holds it."""
 
     layer = 0
@@ -89,7 +62,7 @@ class TextLayer(nn.Module):
         raise NotImplementedError
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(Layer):
     """Pixels attend to pixels: (B, N, C) -> (B, N, C)."""
 
     def __init__(self, channels: int, heads: int, bias: bool = False) -> None:
@@ -100,13 +73,9 @@ class SelfAttention(nn.Module):
         self.to_v = nn.Linear(channels, channels, bias=bias)
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
 
-    def forward(self, x: Tensor, cond: Prepared | None = None) -> Tensor:
+    def forward(self, x: Tensor, cond: Prepared) -> Tensor:
         q, k, v = (split_heads(project(x), self.heads) for project in (self.to_q, self.to_k, self.to_v))
-        if cond is not None and cond.edit is not None and cond.edit.borrows(x.shape[1]):
-            rows = cond.edit.self_source
-            h = attention(q, k, v, q_rows=rows, k_rows=rows)
-        else:
-            h = attend(q, k, v)
+        h = attend_pixels(q, k, v, cond.edit, self.name)
         out: Tensor = self.to_out[0](merge_heads(h))
         return out
 
@@ -119,9 +88,9 @@ class PixelAttention(SelfAttention):
         self.out_scale = spec.out_scale
         self.group_norm = None if spec.groups is None else nn.GroupNorm(spec.groups, channels, eps=spec.eps)
 
-    def forward(self, x: Tensor, cond: Prepared | None = None) -> Tensor:
+    def forward(self, x: Tensor, cond: Prepared) -> Tensor:
         h = x if self.group_norm is None else norm_act(self.group_norm, x, None)
-        out = x + super().forward(h.flatten(2).mT.contiguous()).mT.reshape(x.shape)  # over (B, N, C)
+        out = x + super().forward(h.flatten(2).mT.contiguous(), cond).mT.reshape(x.shape)  # over (B, N, C)
         return out if self.out_scale == 1 else out / self.out_scale
 
 
@@ -141,7 +110,7 @@ class TextAttention(TextLayer):
 
     def forward(self, x: Tensor, cond: Prepared) -> Tensor:
         q, bias = split_heads(self.to_q(x), self.heads), cond.bias if self.masked else None
-        out: Tensor = self.to_out[0](merge_heads(attend_text(q, *cond.text[self.layer], bias, cond)))
+        out: Tensor = self.to_out[0](merge_heads(attend_text(q, *cond.text[self.layer], bias, cond.edit, self.name)))
         return out
 
 
@@ -178,7 +147,7 @@ class JointAttention(TextLayer):
         if not self.only_text:
             k = torch.cat([k, split_heads(self.to_k(h), self.heads)], dim=2)  # (B, heads, T + N, d)
             v = torch.cat([v, split_heads(self.to_v(h), self.heads)], dim=2)
-        out: Tensor = self.to_out[0](merge_heads(attend_text(q, k, v, bias, cond)))
+        out: Tensor = self.to_out[0](merge_heads(attend_text(q, k, v, bias, cond.edit, self.name)))
         return x + out.mT.reshape(x.shape)
 
 

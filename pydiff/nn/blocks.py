@@ -52,7 +52,7 @@ class DownBlock(nn.Module):
     def forward(self, x: Tensor, emb: Tensor, cond: Prepared) -> tuple[Tensor, list[Tensor]]:
         skips = []
         for index, resnet in enumerate(self.resnets):
-            x = resnet(x, emb)
+            x = resnet(x, emb, edit=cond.edit)
             x = self.attentions[index](x, cond) if self.attentions else x
             skips.append(x)
         for downsampler in self.downsamplers:
@@ -71,11 +71,11 @@ class MidBlock(nn.Module):
         )
         self.attentions = _attentions(spec, spec.layers - 1)
 
-    def forward(self, x: Tensor, emb: Tensor, cond: Prepared) -> Tensor:
-        x = self.resnets[0](x, emb)
+    def forward(self, x: Tensor, emb: Tensor | None, cond: Prepared) -> Tensor:
+        x = self.resnets[0](x, emb, edit=cond.edit)
         for index, resnet in enumerate(self.resnets[1:]):
             x = self.attentions[index](x, cond) if self.attentions else x
-            x = resnet(x, emb)
+            x = resnet(x, emb, edit=cond.edit)
         return x
 
 
@@ -102,7 +102,7 @@ class UpBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor, cond: Prepared, skips: list[Tensor]) -> Tensor:
         for index, resnet in enumerate(self.resnets):
-            x = resnet(torch.cat([x, skips.pop()], dim=1), emb)
+            x = resnet(torch.cat([x, skips.pop()], dim=1), emb, edit=cond.edit)
             x = self.attentions[index](x, cond) if self.attentions else x
         for upsampler in self.upsamplers:
             size = skips[-1].shape[-2:]

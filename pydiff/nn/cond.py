@@ -7,29 +7,27 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from pydiff.nn.edit import AttentionEdit, Heat
+from pydiff.nn.edit import AttentionEdit
 
 
 class Cond(NamedTuple):
-    """What a network is told beside x and t, as the user has it.
-
-    `edit` changes its attention, and says what is captured of it into `heat`.
-    """
+    """What a network is told beside x and t, as the user has it. edit: what is done to its attention."""
 
     text: Tensor | None  # (B, T, D) states of the text encoder
     mask: Tensor | None = None  # (B, T) 1 = attend, 0 = do not; None = attend to all
     labels: Tensor | None = None  # (B,) noise level of the low-res picture, or class
     added: Mapping[str, Tensor] | None = None  # Stable Diffusion XL: text_embeds (B, P), time_ids (B, 6)
     edit: AttentionEdit | None = None
-    heat: Heat | None = None
 
 
 class Prepared(NamedTuple):
-    """What a network computes from a Cond alone: constant over the steps of a run, but for edit and heat, which a run
+    """What a network computes from a Cond alone: constant over the steps of a run, but for the edit, which a run
     replaces. Made by `UNet.prepare`."""
 
     emb: Tensor | None  # (B, E) added to the embedding of t
     text: tuple[tuple[Tensor, Tensor], ...]  # keys and values (B, heads, T, d) of the text, per layer that reads it
     bias: Tensor | None  # (B, 1, 1, T) added to the scores of the text: 0 = attend, -10000 = do not
     edit: AttentionEdit | None = None
-    heat: Heat | None = None
+
+
+UNCONDITIONED = Prepared(None, (), None)  # of networks that are told nothing

@@ -1,27 +1,68 @@
 """Changes to attention, and what is captured of it: values that ride in the conditioning of a network.
 
 A row of a batch may borrow the attention of another (Hertz et al. 2022, Prompt-to-Prompt): the text columns of its map
-become A[source] @ transfer + A * keep, and its self-attention may take the queries and keys of another row. Nothing
-here knows of steps: a run has one AttentionEdit per noise level.
+become A[source] @ transfer + A * keep. Its pixels may attend as another row's do, or to another row's. Nothing here
+knows of steps: a run has one AttentionEdit per noise level.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+MapFunction = Callable[[Tensor, Tensor, float], Tensor]  # (source map, target map, progress) -> map
+
+
+class Layers(NamedTuple):
+    """Layers of a network: those of these names (None: all), of at most max_pixels pixels (None: any)."""
+
+    names: frozenset[str] | None = None
+    max_pixels: int | None = None
+
+    def has(self, name: str, pixels: int) -> bool:
+        small = self.max_pixels is None or pixels <= self.max_pixels
+        return small and (self.names is None or name in self.names)
+
+
+class PixelEdit(NamedTuple):
+    """How pixels attend to pixels, in some layers. source (B,) int64: the row that a row borrows from, its own for one
+    that is left alone. borrow: "map", its queries and keys (Prompt-to-Prompt, plug-and-play), or "content", its keys
+    and values (MasaCtrl, cross-frame attention)."""
+
+    source: Tensor
+    borrow: str
+    layers: Layers = Layers()
+
+
+class RowsIn(NamedTuple):
+    """Rows (B,) of a batch, bools or the int64 of other rows, and the layers that they are meant for."""
+
+    rows: Tensor
+    layers: Layers = Layers()
+
+
+class MapEdit(NamedTuple):
+    """A user's own function of formed maps: row b's map becomes function(source row's, its own, progress), where row b
+    has a source other than itself. Slow: maps (heads, N, M) are formed in these layers."""
+
+    function: MapFunction
+    source: Tensor
+    progress: float
+    layers: Layers = Layers()
+
 
 class AttentionEdit(NamedTuple):
-    """What is done to the attention of a batch of B rows and T tokens.
+    """What is done to the attention of a batch of B rows and T tokens, those of all branches of a guidance.
 
     source (B,): the row whose text map is borrowed, its own for a row that is left alone; transfer (B, T, T): where the
     borrowed attention of each source token goes; keep (B, T): what share of its own attention a token keeps. All three
     None: text attention is left alone. pixels: what becomes of pixel columns that stand in one softmax with the text:
-    "rescale" so that rows sum to 1, "keep", or "borrow". self_source (B,): whose queries and keys self-attention takes,
-    in layers of at most self_pixels pixels; there, pixel columns beside text are borrowed too. probe (B, T, K): what is
-    captured of the text map A, as A @ probe.
+    "rescale" so that rows sum to 1, or "keep". pixel_edit: how pixels attend to pixels, beside text too. perturbed:
+    rows in which a pixel attends to no pixel but itself (perturbed-attention guidance). features: rows whose residual
+    branch replaces a row's own (plug-and-play). map_edit: a user's function. captures: what is captured of text maps.
     """
 
     tokens: int
@@ -29,58 +70,85 @@ class AttentionEdit(NamedTuple):
     transfer: Tensor | None = None
     keep: Tensor | None = None
     pixels: str = "rescale"
-    self_source: Tensor | None = None
-    self_pixels: int = 0
-    probe: Tensor | None = None
+    pixel_edit: PixelEdit | None = None
+    perturbed: RowsIn | None = None
+    features: RowsIn | None = None
+    map_edit: MapEdit | None = None
+    captures: tuple[Capture, ...] = ()
 
-    def borrows(self, pixels: int) -> bool:
-        """Whether self-attention over this many pixels takes another row's queries and keys."""
-        return self.self_source is not None and pixels <= self.self_pixels
+    def borrowed(self, borrow: str, name: str, pixels: int) -> Tensor | None:
+        """The rows (B,) from which pixels borrow in this way in this layer, if they do."""
+        edit = self.pixel_edit
+        return edit.source if edit is not None and edit.borrow == borrow and edit.layers.has(name, pixels) else None
 
-    def tables(self) -> tuple[Tensor, Tensor, Tensor]:
-        """source, transfer and keep; where only pixels are borrowed, those that leave the text alone."""
+    def perturbs(self, name: str, pixels: int) -> Tensor | None:
+        """The rows (B,), bools, in which a pixel of this layer attends to no pixel but itself, if there are any."""
+        return None if self.perturbed is None or not self.perturbed.layers.has(name, pixels) else self.perturbed.rows
+
+    def injected(self, name: str, pixels: int) -> Tensor | None:
+        """The rows (B,) whose residual branch stands in this residual block, if not everybody's own does."""
+        return None if self.features is None or not self.features.layers.has(name, pixels) else self.features.rows
+
+    def function_of(self, name: str, pixels: int) -> MapEdit | None:
+        """The user's function for this layer, if it has one."""
+        return self.map_edit if self.map_edit is not None and self.map_edit.layers.has(name, pixels) else None
+
+    def tables(self, rows: Tensor | None) -> tuple[Tensor, Tensor, Tensor] | None:
+        """source, transfer and keep. Where text is left alone and pixels borrow the maps of `rows`, tables that leave
+        the text alone; None where nothing is borrowed."""
         if self.source is not None and self.transfer is not None and self.keep is not None:
             return self.source, self.transfer, self.keep
-        assert self.self_source is not None
-        rows, device = len(self.self_source), self.self_source.device
-        transfer = torch.zeros(rows, self.tokens, self.tokens, device=device)
-        return self.self_source, transfer, torch.ones(rows, self.tokens, device=device)
+        if rows is None:
+            return None
+        transfer = torch.zeros(len(rows), self.tokens, self.tokens, device=rows.device)
+        return rows, transfer, torch.ones(len(rows), self.tokens, device=rows.device)
 
-    def among(self, rows: int) -> AttentionEdit:
-        """The same at the head of a batch of `rows`, the others left alone."""
 
-        def index(part: Tensor | None) -> Tensor | None:
-            return None if part is None else torch.cat([part, torch.arange(len(part), rows, device=part.device)])
+class Capture(NamedTuple):
+    """probe (B, T, K): the attention of every pixel to the probe's columns, A @ probe with the text map A, is added to
+    `heat`."""
 
-        def padded(part: Tensor | None) -> Tensor | None:
-            return None if part is None else torch.cat([part, part.new_zeros(rows - len(part), *part.shape[1:])])
-
-        return self._replace(
-            source=index(self.source),
-            transfer=padded(self.transfer),
-            keep=padded(self.keep),
-            self_source=index(self.self_source),
-            probe=padded(self.probe),
-        )
+    probe: Tensor
+    heat: Heat
 
 
 class Heat:
-    """Captured attention of a run: per number of pixels N the sum (B, N, K) over layers and steps, and of how many."""
+    """Captured attention of a run: per number of pixels N the sum (B, N, K) over layers and steps, and of how many.
 
-    def __init__(self) -> None:
+    layers: which are captured; sizes: of how many pixels, by default any. heads: whether they are kept apart (B, heads,
+    N, K) or averaged.
+    """
+
+    def __init__(self, layers: Layers = Layers(), sizes: frozenset[int] | None = None, heads: bool = False) -> None:
+        self.layers, self.sizes, self.heads = layers, sizes, heads
         self.sums: dict[int, Tensor] = {}
         self.counts: dict[int, int] = {}
 
-    def place(self, q: Tensor, probe: Tensor) -> Tensor:
-        """Where a layer with queries (B, heads, N, d) adds its share (B, N, K)."""
+    def takes(self, name: str, pixels: int) -> bool:
+        """Whether this layer is captured."""
+        return self.layers.has(name, pixels) and (self.sizes is None or pixels in self.sizes)
+
+    def place(self, q: Tensor, columns: int) -> Tensor:
+        """Where a layer with queries q (B, heads, N, d) adds its share: (B, N, K), or (B, heads, N, K)."""
         pixels = q.shape[2]
         if pixels not in self.sums:
             dtype = torch.promote_types(q.dtype, torch.float32)
-            self.sums[pixels] = torch.zeros(len(q), pixels, probe.shape[2], dtype=dtype, device=q.device)
+            shape = (*q.shape[: 2 if self.heads else 1], pixels, columns)
+            self.sums[pixels] = torch.zeros(shape, dtype=dtype, device=q.device)
             self.counts[pixels] = 0
         self.counts[pixels] += 1
         return self.sums[pixels]
 
     def mean(self, pixels: int) -> Tensor:
-        """Over layers and steps, (B, N, K)."""
+        """Over layers and steps, (B, N, K) or (B, heads, N, K)."""
         return self.sums[pixels] / self.counts[pixels]
+
+
+def among(part: Tensor | None, rows: int) -> Tensor | None:
+    """A table of the first rows of a batch as one of `rows` rows: indices point to themselves in the others, anything
+    else is 0 there."""
+    if part is None or len(part) == rows:
+        return part
+    if part.dtype == torch.int64:
+        return torch.cat([part, torch.arange(len(part), rows, device=part.device)])
+    return torch.cat([part, part.new_zeros(rows - len(part), *part.shape[1:])])

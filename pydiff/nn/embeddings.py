@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pydiff.nn.activations import ACTIVATIONS
-from pydiff.nn.attention import attend, split_heads
+from pydiff.nn.attend import attend
+from pydiff.nn.attention import split_heads
 
 _MAX_PERIOD = 10000
 

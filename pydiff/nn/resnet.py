@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pydiff.nn.activations import ACTIVATIONS, norm_act
+from pydiff.nn.edit import AttentionEdit
+from pydiff.nn.layer import Layer
 
 
 class ResnetSpec(NamedTuple):
@@ -23,11 +25,12 @@ class ResnetSpec(NamedTuple):
     dropout: float = 0.0  # in training only
 
 
-class ResnetBlock(nn.Module):
+class ResnetBlock(Layer):
     """(x + conv(act(norm(conv(act(norm x)), emb)))) / out_scale (Dhariwal and Nichol 2021, appendix A).
 
     x (B, C_in, H, W), emb (B, E) -> (B, C_out, H', W'); resample "down" halves the size by averages of 2x2, "up" grows
-    it to the nearest pixels of `size` (H', W'). Without an embed_dim there is no emb.
+    it to the nearest pixels of `size` (H', W'). Without an embed_dim there is no emb. An edit may put
+    the convolutions' result of another row in place of a row's own.
     """
 
     def __init__(self, in_channels: int, out_channels: int, spec: ResnetSpec, resample: str | None = None) -> None:
@@ -42,7 +45,13 @@ class ResnetBlock(nn.Module):
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
 
-    def forward(self, x: Tensor, emb: Tensor | None = None, size: tuple[int, int] | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        emb: Tensor | None = None,
+        size: tuple[int, int] | None = None,
+        edit: AttentionEdit | None = None,
+    ) -> Tensor:
         spec = self.spec
         h = norm_act(self.norm1, x, spec.act)
         if self.resample == "down":
@@ -59,6 +68,8 @@ class ResnetBlock(nn.Module):
                 h = h + told[:, :, None, None]
         h = norm_act(self.norm2, h, spec.act, scale, shift)
         h = self.conv2(F.dropout(h, spec.dropout, self.training))
+        injected = None if edit is None else edit.injected(self.name, h.shape[2] * h.shape[3])
+        h = h if injected is None else h[injected]
         out: Tensor = (x if self.conv_shortcut is None else self.conv_shortcut(x)) + h
         return out if spec.out_scale == 1 else out / spec.out_scale
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pydiff.cascade import PLAIN, UPSCALE, Cascade, Stage
+from pydiff.cascade import INPAINT, INSTRUCT, PLAIN, RESTORE, UPSCALE, Cascade, Stage
 from pydiff.images import from_user
 from pydiff.tasks import unclip
 from pydiff.tasks.begin import Begin, Now, from_low_res, from_noise
@@ -19,8 +19,9 @@ from pydiff.tasks.run import Request
 
 HINTS = {
     UPSCALE: "it makes pictures larger: pipe.upscale(image, prompt)",
-    "instruct": "it follows instructions: pipe.instruct(image, prompt)",
-    "inpaint": "it fills holes: pipe.inpaint(image, mask, prompt)",
+    INSTRUCT: "it follows instructions: pipe.instruct(image, prompt)",
+    INPAINT: "it fills holes: pipe.inpaint(image, mask, prompt)",
+    RESTORE: "it restores damaged pictures: pipe.restore(image, task)",
 }
 
 

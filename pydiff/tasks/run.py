@@ -19,6 +19,7 @@ from pydiff.diffusion import loop
 from pydiff.diffusion.noise import Noise
 from pydiff.images import to_output, to_pil, write_png
 from pydiff.tasks.begin import Begin, Micro, Now
+from pydiff.tasks.changes import Change
 from pydiff.tasks.plan import PRIOR, Options, check_output_type
 from pydiff.tasks.words import READING, SECOND, Told, Words, encode_all
 from pydiff.text.encoders import TextEncoder
@@ -95,7 +96,8 @@ class Walk:
 @dataclass(frozen=True)
 class Request:
     """A checked call: nothing in it can fail for the caller's sake any more. begins: one per plan; guided: whether the
-    negative prompt is read; said: what else its settings hold."""
+    negative prompt is read; said: what else its settings hold; said_of: and those of each
+    picture. changes: to the attention of the first stage."""
 
     task: str
     cascade: Cascade
@@ -109,6 +111,8 @@ class Request:
     labels: Tensor | None = None
     on_step_end: StepEnd | None = None
     said: Mapping[str, Any] = field(default_factory=dict)
+    said_of: tuple[Mapping[str, Any], ...] = ()
+    changes: tuple[Change, ...] = ()
 
     @property
     def encoders(self) -> list[TextEncoder]:
@@ -126,14 +130,18 @@ def states(wanted: Request, timings: dict[str, Any] | None = None, *, decode: bo
     if timings is not None:
         timings["text"] = time.perf_counter() - began
     walk = Walk()
-    legs = [_leg(wanted, plan, begin, told, walk) for plan, begin in zip(wanted.plans, wanted.begins, strict=True)]
+    legs = [_leg(wanted, index, told, walk) for index in range(len(wanted.plans))]
     yield from run(legs, decode=decode)
 
 
-def _leg(wanted: Request, plan: StagePlan, begin: Begin, told: Mapping[int, Told], walk: Walk) -> Leg:
+def _leg(wanted: Request, index: int, told: Mapping[int, Told], walk: Walk) -> Leg:
+    plan, begin = wanted.plans[index], wanted.begins[index]
+
     def started(before: Tensor | None) -> Start:
         now = Now(plan, told.get(id(plan.stage.text)), wanted.noise, before, wanted.micro, wanted.labels)
         start = begin(now)
+        for change in wanted.changes if index == 0 else ():
+            start = change(start)
         return start if wanted.on_step_end is None else _watched(start, wanted.on_step_end, walk)
 
     return Leg(plan, started)
@@ -188,6 +196,7 @@ def settings_of(wanted: Request, index: int) -> dict[str, Any]:
         "width": width,
         **_per_stage([plan.said for plan in plans]),
         **wanted.said,
+        **(wanted.said_of[index] if wanted.said_of else {}),
         "model": wanted.cascade.name,
         "version": __version__,
     }

@@ -88,9 +88,9 @@ class TextEncoder(ABC):
         """A prompt as the tokenizers get it."""
         return prompt
 
-    def as_read(self, prompt: str) -> str:
+    def as_read(self, prompt: str, **options: Any) -> str:
         """What the encoder makes of a prompt before its tokenizer gets it."""
-        return self._text(prompt, TextOptions())
+        return self._text(prompt, self._chosen(options))
 
     def check(self, prompts: Prompts, second: Prompts | None = None, **options: Any) -> None:
         """Raise ValueError for what `encode` would refuse; nothing is run."""

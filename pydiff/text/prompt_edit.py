@@ -13,7 +13,7 @@ from pydiff.diffusion.checks import real, whole
 from pydiff.diffusion.edits import EditTable, Share, TokenEdit, check_compat, edit_table, edited_levels
 from pydiff.text.alignment import align
 from pydiff.text.google import word_columns
-from pydiff.text.spans import Phrase, PromptColumns, named
+from pydiff.text.spans import Phrase, PromptColumns, named, phrases
 from pydiff.text.weighting import shortened
 
 DEFAULT = "default_"  # the key of the words that a schedule does not name
@@ -62,8 +62,7 @@ def word_probe(
     """(B, T): 1 where a column of a prompt belongs to one of the words, which need not be in all prompts. Its product
     with attention maps is the attention to the words. Raises ValueError for a word that no prompt has."""
     check_compat(compat)
-    phrases = [words] if isinstance(words, str | tuple) else list(words)
-    return _per_column("words", prompts, 0.0, {phrase: [1.0] * len(prompts) for phrase in phrases}, compat)
+    return _per_column("words", prompts, 0.0, {phrase: [1.0] * len(prompts) for phrase in phrases(words)}, compat)
 
 
 def _per_column(

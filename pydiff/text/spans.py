@@ -9,7 +9,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
 
@@ -126,6 +126,24 @@ class PromptColumns:
         """Of the tokens that hold characters of these units."""
         inside = (index for index, token in enumerate(self.tokens) if token.first <= last and token.last >= first)
         return tuple(map(self.column, inside))
+
+
+def phrases(words: Phrase | Sequence[Phrase]) -> list[Phrase]:
+    """One phrase, or several, as a list. Raises ValueError for what names no words."""
+    given: Any = words
+    if isinstance(given, str) or _is_phrase(given):
+        return [given if isinstance(given, str) else tuple(given)]
+    found = list(given) if isinstance(given, Sequence) and not isinstance(given, bytes) else []
+    if not found or not all(isinstance(one, str) or _is_phrase(one) for one in found):
+        raise ValueError(
+            f"{words!r} names no words; expected a string, (word, number of its occurrence from 0), or a list"
+        )
+    return [one if isinstance(one, str) else tuple(one) for one in found]
+
+
+def _is_phrase(given: Any) -> bool:
+    """Whether this is a word with the number of its occurrence."""
+    return isinstance(given, tuple | list) and len(given) == 2 and isinstance(given[0], str) and type(given[1]) is int
 
 
 def named(phrase: Phrase) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pydiff.models.unet import UNet, UNetConfig
 from pydiff.nn.cond import Cond, Prepared
-from pydiff.nn.edit import AttentionEdit
+from pydiff.nn.edit import AttentionEdit, PixelEdit
 
 _TEXT = {
     "block_out_channels": (8, 8),
@@ -65,8 +65,8 @@ REFUSALS: dict[str, tuple[str, Change, str]] = {
     "edit given": ("text", lambda x, t, c: (x, t, c._replace(edit=object())), "expected an AttentionEdit"),
     "edit of another batch": (
         "text",
-        lambda x, t, c: (x, t, c._replace(edit=AttentionEdit(5, self_source=torch.arange(7)))),
-        "self_source of the edit is for 7 pictures, but x has",
+        lambda x, t, c: (x, t, c._replace(edit=AttentionEdit(5, pixel_edit=PixelEdit(torch.arange(7), "map")))),
+        "pixel_edit of the edit is for 7 pictures, but x has",
     ),
     "prepared elsewhere": ("text", lambda x, t, c: (x, t, Prepared(None, (), None)), "prepare it"),
     "labels missing": ("level", lambda x, t, c: (x, t, c._replace(labels=None)), "labels are missing"),

@@ -12,7 +12,8 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 
-from pydiff.nn.attention import AttentionSpec, JointAttention, Transformer2D, attend
+from pydiff.nn.attend import attend
+from pydiff.nn.attention import AttentionSpec, JointAttention, Transformer2D
 from pydiff.nn.cond import Prepared
 from pydiff.nn.embeddings import TextTimeEmbedding, sinusoidal
 from pydiff.nn.resnet import ResnetBlock, ResnetSpec

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import pydiff
 from pydiff.diffusion.edits import EditTable
-from pydiff.tasks.edit import EditOptions, borrowing
+from pydiff.tasks.edit import EditOptions, borrowing, prompt_columns
 from pydiff.tasks.request import Call
 from tests.checkpoints import makers
 
@@ -82,7 +82,7 @@ def compare(theirs: Any, ours: Any, targets: list[str], tolerance: float, **edit
     prompts = [SOURCE, *targets]
     options = EditOptions(**edit)
     stage = ours.cascade.stages[0]
-    maps = Maps(borrowing(stage, prompts, STEPS, options, Call()).table, options.pixels)
+    maps = Maps(borrowing(prompt_columns(stage, prompts, Call()), STEPS, options).table, options.pixels)
     theirs.unet.set_attn_processor(Processor(maps))
     call: dict[str, Any] = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE}
     generators = makers.generators([3] * len(prompts))

@@ -159,7 +159,8 @@ def test_words_of_several_targets():
     assert word_probe(prompts, ["cat", "dog"]).nonzero().tolist() == [[0, 2], [1, 2], [1, 5], [2, 2]]
     assert word_probe(prompts, ("a", 1)).nonzero().tolist() == [[1, 4]]
     assert word_probe(prompts, "cat", compat="google").nonzero().tolist() == [[0, 2]]  # "cat," is another word there
-    assert word_probe(prompts, []).sum() == 0
+    with pytest.raises(ValueError, match=r"\[\] names no words"):
+        word_probe(prompts, [])
     lowered = read_columns(words(), ["A CAT"], as_read=str.lower)
     assert [word_probe(lowered, "CAT", compat=compat)[0, 2] for compat in (None, "google")] == [1, 1]
 

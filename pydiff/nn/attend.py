@@ -1,0 +1,158 @@
+"""softmax(q k^T / sqrt(d)) v, plain, and edited and captured as the conditioning says: with no map formed, but for a
+user's own function of maps.
+
+Shapes: q (B, heads, N, d), k and v (B, heads, M, d), of which T keys of text come first; the result (B, heads, N, d).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pydiff.nn.edit import AttentionEdit, Capture, MapEdit
+from pydiff.ops.attention import attention, edited_attention
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Attention as it is (Vaswani et al. 2017, equation 1); bias (B, 1, 1, T) is added to the scores of the text."""
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=_over_all(bias, k))
+
+
+def attend_pixels(q: Tensor, k: Tensor, v: Tensor, edit: AttentionEdit | None, name: str) -> Tensor:
+    """Pixels to pixels, N = M."""
+    if edit is None:
+        return attend(q, k, v)
+    pixels = q.shape[2]
+    function, perturbed = edit.function_of(name, pixels), edit.perturbs(name, pixels)
+    if function is not None:
+        return _applied(function, _maps(q, k, None)) @ v
+    if perturbed is not None and bool(perturbed.all()):
+        return v
+    content, of_map = edit.borrowed("content", name, pixels), edit.borrowed("map", name, pixels)
+    if content is None and of_map is None:
+        out = attend(q, k, v)
+    else:
+        out = attention(q, k, v, q_rows=of_map, k_rows=of_map if content is None else content, v_rows=content)
+    return out if perturbed is None else _where(perturbed, v, out)
+
+
+def attend_text(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, edit: AttentionEdit | None, name: str) -> Tensor:
+    """Pixels to text, or to text and then pixels in one softmax (M > T)."""
+    if edit is None:
+        return attend(q, k, v, bias)
+    pixels, joint = q.shape[2], k.shape[2] > edit.tokens
+    of_map = perturbed = None
+    if joint:
+        k, v = _with_content(k, v, edit, name)
+        of_map, perturbed = edit.borrowed("map", name, pixels), edit.perturbs(name, pixels)
+    captures = [capture for capture in edit.captures if capture.heat.takes(name, pixels)]
+    function = edit.function_of(name, pixels)
+    if function is not None:
+        maps = _applied(function, _maps(q, k, bias))
+        _deliver([(maps[..., : edit.tokens] @ capture.probe[:, None].to(maps), capture) for capture in captures], q)
+        return maps @ v
+    call = TextCall(q, k, v, bias, edit.tables(of_map), edit.pixels if of_map is None else "borrow")
+    out = _captured(call, captures)
+    return out if perturbed is None else _where(perturbed, _to_itself(q, k, v, bias, edit.tokens), out)
+
+
+class TextCall(NamedTuple):
+    """Attention to text: what is passed on. tables: source, transfer and keep, where maps are edited."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    bias: Tensor | None
+    tables: tuple[Tensor, Tensor, Tensor] | None
+    pixels: str
+
+    def run(self, probe: Tensor | None = None, heat: Tensor | None = None) -> Tensor:
+        q, k, v, bias = self[:4]
+        if self.tables is None:
+            return attend(q, k, v, bias) if probe is None else attention(q, k, v, bias=bias, probe=probe, heat=heat)
+        source, transfer, keep = self.tables
+        how = {"source": source, "transfer": transfer, "keep": keep}
+        return edited_attention(q, k, v, **how, pixels=self.pixels, bias=bias, probe=probe, heat=heat)
+
+    def apart(self) -> TextCall:
+        """The same with one head in each of B heads rows."""
+        batch, heads = self.q.shape[:2]
+        q, k, v = (x.flatten(0, 1)[:, None] for x in self[:3])
+        bias = None if self.bias is None else self.bias.expand(batch, -1, -1, -1).repeat_interleave(heads, 0)
+        tables = self.tables
+        if tables is not None:
+            source = (tables[0][:, None] * heads + torch.arange(heads, device=q.device)).flatten()
+            tables = (source, *(part.repeat_interleave(heads, 0) for part in tables[1:]))  # type: ignore[assignment]
+        return TextCall(q, k, v, bias, tables, self.pixels)
+
+
+def _captured(call: TextCall, captures: Sequence[Capture]) -> Tensor:
+    """The call's result; what it attends to is added where the captures say."""
+    if not captures:
+        return call.run()
+    q = call.q
+    if len(captures) == 1 and not captures[0].heat.heads:
+        only = captures[0]
+        return call.run(only.probe, only.heat.place(q, only.probe.shape[2]))
+    probe, apart = torch.cat([capture.probe for capture in captures], dim=2), any(one.heat.heads for one in captures)
+    running, rows = (call.apart(), q.shape[1]) if apart else (call, 1)
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    heat = torch.zeros(len(running.q), q.shape[2], probe.shape[2], dtype=dtype, device=q.device)
+    out = running.run(probe.repeat_interleave(rows, 0), heat).reshape(q.shape)
+    parts = heat.unflatten(0, (len(q), rows)).split([capture.probe.shape[2] for capture in captures], dim=3)
+    _deliver(list(zip(parts, captures, strict=True)), q)
+    return out
+
+
+def _deliver(parts: Sequence[tuple[Tensor, Capture]], q: Tensor) -> None:
+    """Add attention (B, heads or 1, N, K) to the heat that it was captured for."""
+    for part, (probe, heat) in parts:
+        heat.place(q, probe.shape[2]).add_(part if heat.heads else part.mean(1))
+
+
+def _with_content(k: Tensor, v: Tensor, edit: AttentionEdit, name: str) -> tuple[Tensor, Tensor]:
+    """Keys and values with those of the pixels from the rows that they are borrowed from."""
+    text, pixels = edit.tokens, k.shape[2] - edit.tokens
+    rows = edit.borrowed("content", name, pixels)
+    if rows is None:
+        return k, v
+    return torch.cat([k[:, :, :text], k[rows, :, text:]], 2), torch.cat([v[:, :, :text], v[rows, :, text:]], 2)
+
+
+def _to_itself(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, text: int) -> Tensor:
+    """Attention to the text as it is; what falls on pixels falls on the pixel itself."""
+    words = F.pad(v[:, :, :text], (0, 1, 0, k.shape[2] - text))  # one more value: how much falls on pixels
+    words[:, :, text:, -1] = 1
+    out = attend(q, k, words, bias)
+    return out[..., :-1] + out[..., -1:] * v[:, :, text:]
+
+
+def _maps(q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
+    """softmax(q k^T / sqrt(d) + bias), (B, heads, N, M)."""
+    scores = q @ k.mT * q.shape[-1] ** -0.5
+    return (scores if bias is None else scores + _over_all(bias, k)).softmax(-1)
+
+
+def _applied(edit: MapEdit, maps: Tensor) -> Tensor:
+    """The user's function of every map that has a source other than itself."""
+    made = []
+    for row, source in enumerate(edit.source.tolist()):
+        result = maps[row] if source == row else edit.function(maps[source], maps[row], edit.progress)
+        if not isinstance(result, Tensor) or result.shape != maps[row].shape:
+            came = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+            raise ValueError(f"the edit function returned {came}; expected a map of shape {tuple(maps[row].shape)}")
+        made.append(result.to(maps))
+    return torch.stack(made)
+
+
+def _over_all(bias: Tensor | None, k: Tensor) -> Tensor | None:
+    """A bias of the text's scores as one of all keys'."""
+    return None if bias is None else F.pad(bias, (0, k.shape[2] - bias.shape[3]))
+
+
+def _where(rows: Tensor, chosen: Tensor, other: Tensor) -> Tensor:
+    return torch.where(rows[:, None, None, None], chosen, other)
