@@ -16,6 +16,7 @@ demo: $(VENV)/ready
 	$(BIN)/pydiff generate "a red circle left of a blue square on a white background" --seed 7 --size 1024 \
 		-o out/circle.png --sheet out/stages.png
 	$(BIN)/python examples/gallery.py out/gallery.png
+	$(BIN)/python examples/edits.py out/edits.png
 
 test: lint
 	$(BIN)/python -m pytest
@@ -29,7 +30,9 @@ lint: $(VENV)/ready
 bench: $(VENV)/ready
 	$(BIN)/python -m benchmarks.operators
 	$(BIN)/python -m benchmarks.tasks
+	$(BIN)/python -m benchmarks.tasks edit
 	$(BIN)/python -m benchmarks.scenes
+	$(BIN)/python -m benchmarks.edits
 
 clean:
 	rm -rf $(VENV) out build *.egg-info

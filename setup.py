@@ -15,13 +15,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 CHOICES = ("auto", "none", "cpu", "cuda")
 SOURCES = [
     "csrc/bindings.cpp",
     "csrc/cpu/attention.cpp",
+    "csrc/cpu/attention_pairs.cpp",
     "csrc/cpu/attention_plan.cpp",
     "csrc/cpu/attention_tile.cpp",
     "csrc/cpu/group_norm_silu.cpp",
@@ -138,6 +139,8 @@ class BuildCore(build_ext):
 
 
 setup(
+    packages=[*find_packages(include=["pydiff", "pydiff.*"]), "pydiff.kernels"],
+    package_dir={"pydiff.kernels": "kernels"},
     ext_modules=[Extension("pydiff._C", SOURCES, depends=HEADERS, optional=True, language="c++")],
     cmdclass={"build_ext": BuildCore},
 )

@@ -63,6 +63,12 @@ def machine() -> str:
     return f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}, Python {platform.python_version()}"
 
 
+def peak_memory() -> int:
+    """MiB that this process had resident at most."""
+    high_water = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(high_water.split()[1]) // 1024
+
+
 def write_json(path: Path, tables: list[Table]) -> None:
     results = {
         table.title: [dict(zip(table.columns, map(_plain, row), strict=True)) for row in table.rows] for table in tables

@@ -6,23 +6,24 @@ python -m benchmarks.operators [--threads N] [--rounds N] [--json PATH]
 from __future__ import annotations
 
 import argparse
-import json
+import ctypes
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.measure import Table, machine, write_json
 from pydiff.ops import (
     Step,
     Threshold,
     attention,
+    attention_reference,
     edited_attention,
     edited_attention_reference,
     group_norm_silu,
@@ -33,12 +34,18 @@ from pydiff.ops import (
 STEP = Step(alpha=0.8, sigma=0.6, c_x=0.4, c_denoised=0.5, c_noise=0.1)
 SCALE, PERCENTILE, MAX_VALUE = 7.0, 0.95, 1.5
 SIZES = (64, 256, 1024)
-TOKENS = 77
-ATTENTION = (  # batch, heads, queries, keys of text, keys of pixels, head size
-    *((2, 8, 4096, 0, 4096, 40), (2, 8, 1024, 0, 1024, 80), (2, 8, 256, 0, 256, 160)),
-    *((2, 8, 4096, TOKENS, 0, 40), (2, 8, 1024, TOKENS, 0, 80), (2, 8, 256, TOKENS, 256, 64)),
-    *((2, 4, 256, 0, 256, 32), (2, 4, 64, 0, 64, 32), (2, 4, 256, TOKENS, 0, 32), (2, 4, 64, TOKENS, 0, 32)),
+ATTENTION = (  # family, batch, heads, queries, keys of text, keys of pixels, head size
+    *(("SD 1.5", 2, 8, n, 0, n, d) for n, d in ((4096, 40), (1024, 80), (256, 160), (64, 160))),
+    *(("SD 1.5", 2, 8, n, 77, 0, d) for n, d in ((4096, 40), (1024, 80), (256, 160), (64, 160))),
+    *(("SD 2", 2, heads, n, 0, n, 64) for n, heads in ((1024, 10), (256, 20))),
+    *(("SD 2", 2, heads, n, 77, 0, 64) for n, heads in ((4096, 5), (1024, 10))),
+    *(("IF", 2, heads, n, 77, n, 64) for n, heads in ((1024, 8), (256, 12), (64, 16))),
+    *(("embedded", 2, heads, n, 32, n, 32) for n, heads in ((256, 2), (64, 4))),
 )
+WORDS = 3  # captured
+PLAIN = ("torch us", "plain us", "torch / plain", "capture us", "torch / capture", "capture / plain")
+MAPS = ("maps us", "edit us", "maps / edit", "maps / capture", "edit / plain", "maps MiB", "edit MiB")
+MIB = 2**20
 NORMS = ((1, 128, 64, 64), (2, 320, 32, 32), (1, 64, 256, 256))
 
 
@@ -47,13 +54,6 @@ class Case(NamedTuple):
     ours: Callable[[], Tensor]
     torch: Callable[[], Tensor]
     tolerance: float = 1e-4
-
-
-class Time(NamedTuple):
-    name: str
-    ours_us: float
-    torch_us: float
-    ratio: float
 
 
 def fused_step(x: Tensor, predictions: Tensor, noise: Tensor, dynamic: bool) -> Tensor:
@@ -96,69 +96,124 @@ def norm_cases() -> Iterator[Case]:
             yield Case(name, partial(group_norm_silu, *given), partial(composed_norm, *given))
 
 
-def attention_cases() -> Iterator[Case]:
-    """Attention against torch's, which captures nothing, and edits against maps that are formed and edited."""
-    for batch, heads, queries, text, pixels, size in ATTENTION:
-        for dtype, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 5e-2)):
-            shapes = (queries, text + pixels, text + pixels)
-            q, k, v = (torch.randn(batch, n, heads, size, dtype=dtype).transpose(1, 2) for n in shapes)
-            kind = "self" if not text else "joint" if pixels else "text"
-            shape = (batch, heads, queries, text + pixels, size)
-            name = f"attention {kind} {shape} {str(dtype).removeprefix('torch.')}"
-            peer = partial(F.scaled_dot_product_attention, q, k, v)
-            yield Case(name, partial(attention, q, k, v), peer, tolerance)
-            if text:
-                for columns in (3, text):
-                    probe = torch.eye(text)[:, :columns].expand(batch, -1, -1).contiguous()
-                    ours = partial(attention, q, k, v, probe=probe, heat=torch.zeros(batch, queries, columns))
-                    yield Case(f"{name} capture {columns}", ours, peer, tolerance)
-                yield edit_case(f"{name} edit", q, k, v, text, tolerance)
+def attend(shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, Callable[[], Tensor]]:
+    """Every way to one attention: torch's, which captures nothing, ours, and those that form maps."""
+    batch, heads, queries, text, pixels, size = shape
+    keys = text + pixels
+    q, k, v = (torch.randn(batch, n, heads, size, dtype=dtype).transpose(1, 2) for n in (queries, keys, keys))
+    calls: dict[str, Callable[[], Tensor]] = {
+        "torch": partial(F.scaled_dot_product_attention, q, k, v),
+        "torch, dense": partial(F.scaled_dot_product_attention, q.contiguous(), k.contiguous(), v.contiguous()),
+        "plain": partial(attention, q, k, v),
+    }
+    if text:
+        eye = torch.eye(text)
+        probe = {"probe": eye[:, :WORDS].expand(batch, -1, -1).contiguous(), "heat": torch.zeros(batch, queries, WORDS)}
+        transfer = (eye.roll(1, dims=1) / 2).expand(batch, -1, -1).contiguous()  # words moved by one, half of each
+        source = torch.zeros(batch, dtype=torch.int64)
+        tables: dict[str, Any] = {"source": source, "transfer": transfer, "keep": torch.full((batch, text), 0.5)}
+        calls["capture"] = partial(attention, q, k, v, **probe)
+        calls["capture, maps"] = partial(attention_reference, q, k, v, **probe)
+        calls["edit"] = partial(edited_attention, q, k, v, **tables)
+        calls["edit, maps"] = partial(edited_attention_reference, q, k, v, **tables)
+    return calls
 
 
-def edit_case(name: str, q: Tensor, k: Tensor, v: Tensor, text: int, tolerance: float) -> Case:
-    """All rows borrow half of their share from the first, its words moved by one."""
-    rows = len(q)
-    source, keep = torch.zeros(rows, dtype=torch.int64), torch.full((rows, text), 0.5)
-    transfer = torch.eye(text).roll(1, dims=1).expand(rows, -1, -1) / 2
-    ours = partial(edited_attention, q, k, v, source=source, transfer=transfer, keep=keep)
-    maps = partial(edited_attention_reference, q, k, v, source=source, transfer=transfer, keep=keep)
-    return Case(name, ours, maps, tolerance)
-
-
-def measure(case: Case, rounds: int) -> Time:
-    """Medians of interleaved calls. Raises ArithmeticError, before any time is taken, when the results differ."""
-    mine, theirs = case.ours(), case.torch()
+def agree(name: str, mine: Tensor, theirs: Tensor, tolerance: float) -> None:
+    """Raises ArithmeticError, before any time is taken, when the results differ."""
     error = float((mine - theirs).abs().max())
-    if not error <= case.tolerance:
-        raise ArithmeticError(f"{case.name}: results differ by {error:.1e}; no time is printed")
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(rounds):
-        for run, taken in zip((case.ours, case.torch), times, strict=True):
+    if not error <= tolerance:
+        raise ArithmeticError(f"{name}: results differ by {error:.1e}; no time is printed")
+
+
+def timed(calls: dict[str, Callable[[], Tensor]], rounds: int, seconds: float = 1.0) -> dict[str, float]:
+    """Medians of interleaved calls, microseconds: of 5 rounds at least, of `rounds` if they fit into the seconds."""
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    began = time.perf_counter()
+    for done in range(rounds):
+        if done >= 5 and time.perf_counter() - began > seconds:
+            break
+        for name, call in calls.items():
             start = time.perf_counter()
-            run()
-            taken.append(time.perf_counter() - start)
-    ours, torch_ = (1e6 * statistics.median(taken) for taken in times)
-    return Time(case.name, ours, torch_, torch_ / ours)
+            call()
+            taken[name].append(time.perf_counter() - start)
+    return {name: 1e6 * statistics.median(values) for name, values in taken.items()}
+
+
+def peak(call: Callable[[], Tensor]) -> str:
+    """MiB that a call takes at its height; - where the system does not say."""
+    status = Path("/proc/self/status")
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        before = _kibibytes(status, "VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # sets the peak back
+        call()
+        return f"{1024 * (_kibibytes(status, 'VmHWM') - before) / MIB:.0f}"
+    except (OSError, AttributeError):
+        return "-"
+
+
+def _kibibytes(status: Path, field: str) -> int:
+    return int(status.read_text().split(f"{field}:")[1].split()[0])
+
+
+def attention_tables(rounds: int) -> list[Table]:
+    """Attention and its captures against torch's that captures nothing, and against maps that are formed."""
+    plain = Table("attention: batch, heads, queries, keys, head size", ("shape", "type", *PLAIN))
+    maps = Table("edits and captures against maps that are formed", ("shape", "type", *MAPS))
+    for family, *shape in ATTENTION:
+        batch, heads, queries, text, pixels, size = shape
+        for dtype, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 5e-2)):
+            kind = "self" if not text else "joint" if pixels else "text"
+            name = f"{family} {kind} {batch}, {heads}, {queries}, {text + pixels}, {size}"
+            calls, label = attend(tuple(shape), dtype), str(dtype).removeprefix("torch.")
+            first = {key: call() for key, call in calls.items()}
+            agree(name, first["plain"], first["torch"], tolerance)
+            if text:
+                agree(f"{name} capture", first["capture"], first["torch"], tolerance)
+                agree(f"{name} edit", first["edit"], first["edit, maps"], tolerance)
+            del first
+            us = timed(calls, rounds)
+            peer, ours, capture = min(us["torch"], us["torch, dense"]), us["plain"], us.get("capture")
+            captured = ("", "", "") if capture is None else _cells(capture, peer / capture, capture / ours)
+            plain.add(name, label, *_cells(peer, ours, peer / ours), *captured)
+            if capture is not None:
+                formed, edit = us["edit, maps"], us["edit"]
+                ratios = _cells(formed / edit, us["capture, maps"] / capture, edit / ours)
+                memory = peak(calls["edit, maps"]), peak(calls["edit"])
+                maps.add(name, label, *_cells(formed, edit), *ratios, *memory)
+    return [plain, maps]
+
+
+def _cells(*numbers: float) -> tuple[str, ...]:
+    """Times of at least 20 us whole, ratios with two digits."""
+    return tuple(f"{number:.0f}" if number >= 20 else f"{number:.2f}" for number in numbers)
+
+
+def operator_table(rounds: int) -> Table:
+    table = Table("guided step, and GroupNorm with SiLU", ("operator", "pydiff us", "torch us", "ratio"))
+    for case in (*step_cases(), *norm_cases()):
+        agree(case.name, case.ours(), case.torch(), case.tolerance)
+        us = timed({"ours": case.ours, "torch": case.torch}, rounds)
+        table.add(case.name, *_cells(us["ours"], us["torch"], us["torch"] / us["ours"]))
+    return table
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write the times there")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
     core = native.core()
-    machine = f"native core: {native.why_missing() if core is None else core.simd()}, {given.threads} threads"
-    print(f"{machine}\n{'':64}{'pydiff us':>12}{'torch us':>12}{'ratio':>8}")
-    results = []
-    for case in chain(step_cases(), norm_cases(), attention_cases()):
-        results.append(measure(case, given.rounds))
-        print(f"{results[-1].name:64}{results[-1].ours_us:12.0f}{results[-1].torch_us:12.0f}{results[-1].ratio:8.1f}")
+    print(f"{machine()}; native core: {native.why_missing() if core is None else core.simd()}")
+    tables = [operator_table(given.rounds), *attention_tables(given.rounds)]
+    for table in tables:
+        print(table)
     if given.json:
-        text = json.dumps({"machine": machine, "results": [result._asdict() for result in results]}, indent=2)
-        given.json.write_text(text + "\n")
+        write_json(given.json, tables)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Whole runs of the embedded cascade beside diffusers' IF pipelines on the same folders: `python -m benchmarks.tasks`.
+"""Whole runs of the embedded cascade beside diffusers' IF pipelines on the same folders: `python -m benchmarks.tasks`;
+and what an edit costs: `python -m benchmarks.tasks edit`.
 
 Same prompts, seeds and steps, float32, interleaved in one process; the pictures are compared before a time is printed.
 Peak memory and times from the command line are of processes of their own.
@@ -20,7 +21,9 @@ from typing import Any
 import torch
 
 import pydiff
+from benchmarks import editing
 from benchmarks.measure import Table, interleaved, machine, write_json
+from benchmarks.measure import peak_memory as resident_peak
 from pydiff.pipeline import EMBEDDED
 from pydiff.tasks.generate import generate
 from pydiff.tasks.request import Call
@@ -86,7 +89,7 @@ def compare(sizes: list[int], rounds: int) -> Table:
     return table
 
 
-def peak_memory(sizes: list[int]) -> Table:
+def memory(sizes: list[int]) -> Table:
     """MiB at most resident, of a process that makes one picture and of one that only imports torch."""
     table = Table("peak memory, MiB", ("size", "pydiff", "diffusers"))
     for size in sizes:
@@ -102,8 +105,7 @@ def run_child(*arguments: str) -> str:
 
 def child(name: str, size: int) -> None:
     MAKERS[name]()(size)
-    high_water = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    print(int(high_water.split()[1]) // 1024)
+    print(resident_peak())
 
 
 def cold_start(rounds: int) -> Table:
@@ -125,17 +127,26 @@ def cold_start(rounds: int) -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tasks", description=__doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[64, 256], help="pictures to make")
+    parser.add_argument("task", nargs="?", choices=("generate", "edit"), default="generate", help="what to run")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[64, 256], help="generate: pictures to make")
+    parser.add_argument("--models", nargs="+", default=editing.MODELS, choices=editing.MODELS, help="edit: of what")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved repetitions")
     parser.add_argument("--json", type=Path, help="also write the figures here")
-    parser.add_argument("--child", choices=list(MAKERS), help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        child(arguments.child, arguments.sizes[0])
+        if arguments.task == "edit":
+            editing.child(*arguments.child)
+        else:
+            child(arguments.child[0], arguments.sizes[0])
         return
     began = time.perf_counter()
     print(machine())
-    tables = [compare(arguments.sizes, arguments.rounds), peak_memory(arguments.sizes), cold_start(arguments.rounds)]
+    if arguments.task == "edit":
+        tables = editing.tables(arguments.models, arguments.rounds)
+    else:
+        sizes = arguments.sizes
+        tables = [compare(sizes, arguments.rounds), memory(sizes), cold_start(arguments.rounds)]
     print("\n".join(map(str, tables)))
     print(f"in {time.perf_counter() - began:.0f} s")
     if arguments.json:

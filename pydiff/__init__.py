@@ -13,17 +13,19 @@ from pydiff._version import __version__
 
 if TYPE_CHECKING:
     from pydiff.pipeline import Pipeline, load
+    from pydiff.tasks.inverted import Inverted
     from pydiff.tasks.run import Preview, Result
     from pydiff.text.prompts import UnknownWord
 
 _HOMES = {
+    "Inverted": "pydiff.tasks.inverted",
     "Pipeline": "pydiff.pipeline",
     "Preview": "pydiff.tasks.run",
     "Result": "pydiff.tasks.run",
     "UnknownWord": "pydiff.text.prompts",
     "load": "pydiff.pipeline",
 }
-__all__ = ["Pipeline", "Preview", "Result", "UnknownWord", "__version__", "load"]
+__all__ = ["Inverted", "Pipeline", "Preview", "Result", "UnknownWord", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:

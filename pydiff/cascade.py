@@ -20,11 +20,12 @@ from pydiff.diffusion.guidance import Guidance
 from pydiff.diffusion.levels import NoiseSchedule
 from pydiff.diffusion.noise import Noise
 from pydiff.diffusion.rows import StepTable
+from pydiff.heat import HeatMaps
 from pydiff.models.autoencoder import Autoencoder
 from pydiff.models.unet import UNet
 from pydiff.models.unet2d import UNet2D
 from pydiff.nn.cond import Cond, Prepared
-from pydiff.nn.edit import AttentionEdit, Heat
+from pydiff.nn.edit import AttentionEdit, Layers
 from pydiff.ops.guided_step import Threshold
 from pydiff.text.encoders import TextEncoder
 
@@ -105,7 +106,8 @@ class Cascade:
 
 class StagePlan(NamedTuple):
     """All that decides one stage's run, made and checked before any work. size: height and width of its picture;
-    said: the same in the caller's terms; coding: options of the autoencoder."""
+    said: the same in the caller's terms; coding: options of the autoencoder; perturbed: the layers in which the last
+    branch of the guidance, branch 0 again, has its attention perturbed, if there is such a branch."""
 
     stage: Stage
     table: StepTable
@@ -115,10 +117,12 @@ class StagePlan(NamedTuple):
     noise_level: int | None
     said: Mapping[str, Any]
     coding: Mapping[str, bool] = {}
+    perturbed: Layers | None = None
 
     @property
     def guided(self) -> bool:
-        return len(self.guidance.weights[0]) > 1
+        """Whether there are branches of other conditionings than branch 0."""
+        return len(self.guidance.weights[0]) - (self.perturbed is not None) > 1
 
     def decoded(self, x: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in about [-1, 1] of the walk's x."""
@@ -138,10 +142,15 @@ Edits = Callable[[int, tuple[int, ...]], AttentionEdit | None]  # (noise level, 
 
 
 class Branch(NamedTuple):
-    """One conditioning of the network; beside (B, C', h, w) stands after x in its channels."""
+    """One conditioning of the network; beside (B, C', h, w) stands after x in its channels. texts: in the place of the
+    conditioning's text, one (B, T, D) per noise level, where that varies."""
 
     cond: Cond
     beside: Tensor | None = None
+    texts: Sequence[Tensor] | None = None
+
+    def at(self, level: int) -> Cond:
+        return self.cond if self.texts is None else self.cond._replace(text=self.texts[level])
 
 
 class Start(NamedTuple):
@@ -156,7 +165,7 @@ class Start(NamedTuple):
     adjust: Callable[[loop.State], Tensor] | None = None
     ended: Callable[[], bool] = lambda: False
     edit: Edits | None = None
-    heat: Heat | None = None
+    heat: HeatMaps | None = None
 
 
 class Leg(NamedTuple):
@@ -169,8 +178,8 @@ class Leg(NamedTuple):
 class State(NamedTuple):
     """A moment of a run: step of steps in stage of stages (counted from 0), x and denoised (B, C, h, w) as the stage
     walks (in [-1, 1] where that is pixels), t what the network was told, seconds the step took. picture: (B, 3, H, W)
-    at the last step of a stage, None before. heat: what was captured of attention so far. done is True at the last step
-    of the last stage."""
+    at the last step of a stage, None before. heat: what was captured of attention so far, in this stage or the last one
+    that did. done is True at the last step of the last stage."""
 
     stage: int
     stages: int
@@ -181,7 +190,7 @@ class State(NamedTuple):
     denoised: Tensor
     seconds: float
     picture: Tensor | None = None
-    heat: Heat | None = None
+    heat: HeatMaps | None = None
 
     @property
     def done(self) -> bool:
@@ -195,11 +204,13 @@ class State(NamedTuple):
 def run(legs: Sequence[Leg], *, decode: bool = True) -> Iterator[State]:
     """Walk the legs, each from the picture of the one before. Without decode, the last one's latents stay latents."""
     before: Tensor | None = None
+    heat: HeatMaps | None = None
     for index, leg in enumerate(legs):
         picture: Tensor | None = None
         last = index == len(legs) - 1
         for state in _walk(index, len(legs), leg, before, decode or not last):
-            yield state
+            heat = heat if state.heat is None else state.heat
+            yield state._replace(heat=heat)
             picture = state.picture
             if state.done:
                 return
@@ -243,17 +254,19 @@ class Network:
 
     def __call__(self, x: Tensor, t: float, branches: tuple[int, ...]) -> Tensor:
         unet = self.stage.unet if self.stage.last is None or t != self.last_t else self.stage.last
-        rows = []
-        for branch in branches:
-            beside = self.start.branches[branch].beside
-            rows.append(x if beside is None else torch.cat([x, beside], dim=1))
+        active = [self.start.branches[branch] for branch in branches]
+        rows = [x if branch.beside is None else torch.cat([x, branch.beside], dim=1) for branch in active]
         given = torch.cat(rows)  # (R B, C, h, w), branch by branch
         given = given.contiguous(memory_format=torch.channels_last)  # the layout that convolutions are fastest in
         time = torch.full((), t, device=x.device)
-        edit = None if self.start.edit is None else self.start.edit(self.levels[t], branches)
-        key = (unet is self.stage.last, edit is None, *branches)
+        level = self.levels[t]
+        edit = None if self.start.edit is None else self.start.edit(level, branches)
+        varies = any(branch.texts is not None for branch in active)
+        key = (unet is self.stage.last, edit is None, level if varies else None, *branches)
         if key not in self.prepared:
-            self.prepared[key] = list(self._prepare(unet, branches, given, edit))
+            kept = {} if varies else self.prepared  # of levels that differ, none comes twice
+            cond = _together([branch.at(level) for branch in active])
+            self.prepared = {**kept, key: list(self._prepare(unet, cond, given, edit))}
         conds = self.prepared[key]
         if edit is not None:
             conds = [(rows, cond._replace(edit=edit)) for rows, cond in conds]
@@ -261,10 +274,9 @@ class Network:
         return torch.cat(parts).unflatten(0, (len(branches), -1))
 
     def _prepare(
-        self, unet: UNet | UNet2D, branches: tuple[int, ...], given: Tensor, edit: AttentionEdit | None
+        self, unet: UNet | UNet2D, cond: Cond, given: Tensor, edit: AttentionEdit | None
     ) -> Iterator[tuple[slice, Prepared]]:
         """The conditioning of each network call: as many rows as fit, at least one; all of them where rows borrow."""
-        cond = _together([self.start.branches[branch].cond for branch in branches])
         widest = unet.config.block_out_channels[0] * given.shape[-1] * given.shape[-2]
         each = max(1, ELEMENTS_PER_CALL // widest) if edit is None else len(given)
         for start in range(0, len(given), each):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,9 @@ from torch import Tensor
 from pydiff.ops import (
     Step,
     Threshold,
+    attention_triton,
+    edited_attention,
+    edited_attention_reference,
     group_norm_silu,
     group_norm_silu_reference,
     guided_step,
@@ -33,6 +37,7 @@ OPTIONAL = {  # package: what is missing without it
 FOLDER = Path(__file__).parent
 THRESHOLDS = (Threshold(), Threshold("static"), Threshold("dynamic", 0.9, 1.5), Threshold("dynamic", 0.5, 50.0))
 TOLERANCE = 1e-5  # relative to the largest value, of float32 against float64
+BFLOAT16_TOLERANCE = 3e-2
 
 
 class Finding(NamedTuple):
@@ -57,7 +62,7 @@ def healthy() -> bool:
 
 def findings() -> list[Finding]:
     """Versions, the native core, CUDA, the embedded weights, and a check of every operator on every device."""
-    return [*_versions(), *_core(), _cuda(), _weights(), *_operators()]
+    return [*_versions(), *_core(), *_cuda(), _weights(), *_operators()]
 
 
 def _versions() -> Iterator[Finding]:
@@ -97,13 +102,22 @@ def _core() -> Iterator[Finding]:
     yield Finding("ok", "threads", str(torch.get_num_threads()))
 
 
-def _cuda() -> Finding:
+def _cuda() -> Iterator[Finding]:
     if not torch.cuda.is_available():
-        return Finding("missing", "cuda", "torch sees no CUDA device; pydiff runs on the CPU")
+        yield Finding("missing", "cuda", "torch sees no CUDA device; pydiff runs on the CPU")
+        return
     core, device = native.core(), torch.cuda.get_device_name()
     if core is not None and core.cuda:
-        return Finding("ok", "cuda", f"{device}, native kernels")
-    return Finding("missing", "cuda", f"{device}, but no native kernels: {_build().get('cuda', 'no native core')}")
+        yield Finding("ok", "cuda", f"{device}, native kernels serve guided_step")
+    else:
+        why = _build().get("cuda", "no native core")
+        yield Finding("missing", "cuda", f"{device}, torch serves guided_step, for there are no native kernels: {why}")
+    reason = attention_triton.why_missing()
+    if reason is None:
+        version = importlib.metadata.version("triton")
+        yield Finding("ok", "triton", f"{version} serves attention in 16 bits on CUDA devices")
+    else:
+        yield Finding("missing", "triton", f"torch serves attention on CUDA devices: {reason}")
 
 
 def _weights() -> Finding:
@@ -118,14 +132,14 @@ def _weights() -> Finding:
 def _operators() -> Iterator[Finding]:
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     for device in devices:
-        for name, check in (("guided_step", _guided_step), ("group_norm_silu", _group_norm_silu)):
+        for name, (check, tolerance) in CHECKS.items():
             try:
                 error = check(device)
             except Exception as failure:  # whatever fails here is the finding
                 yield Finding("broken", f"{name} on {device}", f"{type(failure).__name__}: {failure}")
                 continue
-            advice = "" if error <= TOLERANCE else "; set PYDIFF_KERNELS=reference"
-            state = "ok" if error <= TOLERANCE else "broken"
+            advice = "" if error <= tolerance else "; set PYDIFF_KERNELS=reference"
+            state = "ok" if error <= tolerance else "broken"
             yield Finding(state, f"{name} on {device}", f"relative error {error:.1e}{advice}")
 
 
@@ -164,6 +178,34 @@ def _group_norm_silu(device: str) -> float:
         exact = group_norm_silu_reference(own.double(), 4, wide[0], wide[1], scale=wide[2], shift=wide[3])
         worst = max(worst, _error(mine, exact))
     return worst
+
+
+def _attention(device: str, own: torch.dtype = torch.float32) -> float:
+    """One row plain, one edited, text before pixels: the output and what is captured."""
+    q, k, v = (_random(2, 3, n, 40, device=device).to(own) for n in (70, 200, 200))
+    transfer, keep, probe = _random(2, 77, 77, device=device).softmax(-1), *_random(2, 2, 77, 3, device=device).abs()
+    found = []
+    for run, dtype in ((edited_attention, own), (edited_attention_reference, torch.float64)):
+        wide = torch.promote_types(dtype, torch.float32)
+        heat = torch.zeros(2, 70, 3, dtype=wide, device=device)
+        out = run(
+            *(x.to(dtype) for x in (q, k, v)),
+            source=torch.zeros(2, dtype=torch.int64, device=device),
+            transfer=transfer.to(wide),
+            keep=keep[..., 0].to(wide),
+            probe=probe.to(wide),
+            heat=heat,
+        )
+        found.append((out, heat))
+    return max(_error(mine, exact) for mine, exact in zip(*found, strict=True))
+
+
+CHECKS: dict[str, tuple[Callable[[str], float], float]] = {  # and how far each may be from float64
+    "guided_step": (_guided_step, TOLERANCE),
+    "group_norm_silu": (_group_norm_silu, TOLERANCE),
+    "attention": (_attention, TOLERANCE),
+    "attention in bfloat16": (partial(_attention, own=torch.bfloat16), BFLOAT16_TOLERANCE),
+}
 
 
 def _random(*shape: int, device: str) -> Tensor:

@@ -146,6 +146,11 @@ def check_png_path(path: Path) -> None:
     """Raise ValueError where no PNG can be written."""
     if path.suffix.lower() != ".png":
         raise ValueError(f"the output {path} is no .png; pydiff writes PNG files")
+    check_folder(path)
+
+
+def check_folder(path: Path) -> None:
+    """Raise ValueError where no file can be written."""
     if not path.parent.is_dir():
         raise ValueError(f"the folder {path.parent} does not exist; make it first")
     if not os.access(path.parent, os.W_OK):
@@ -184,14 +189,17 @@ def parameters_line(settings: Mapping[str, Any]) -> str:
     def first(value: Any) -> Any:  # of the first stage, at its first level
         return first(value[0]) if isinstance(value, (list, tuple)) and value else value
 
-    lines = [str(settings.get("prompt") or "")]
-    if settings.get("negative_prompt"):
-        lines.append(f"Negative prompt: {settings['negative_prompt']}")
+    def last(value: Any) -> Any:  # of several pictures that are asked for: its own
+        return value[-1] if isinstance(value, (list, tuple)) and value else value
+
+    lines = [str(last(settings.get("prompt")) or "")]
+    if last(settings.get("negative_prompt")):
+        lines.append(f"Negative prompt: {last(settings['negative_prompt'])}")
     pairs = {
         "Steps": first(settings.get("num_inference_steps")),
         "Sampler": first(settings.get("sampler")),
         "CFG scale": first(settings.get("guidance_scale")),
-        "Seed": settings.get("seed"),
+        "Seed": last(settings.get("seed")),
         "Size": f"{settings.get('width')}x{settings.get('height')}",
         "Model": settings.get("model"),
         "Version": f"pydiff {settings.get('version')}",
@@ -219,11 +227,12 @@ def contact_sheet(rows: Sequence[Sequence[Image.Image]], captions: Sequence[str]
             large = picture.width < cell  # show the pixels of a small stage, smooth a large one
             scaled = picture.resize((cell, cell), Image.Resampling.NEAREST if large else Image.Resampling.LANCZOS)
             sheet.paste(scaled, (gap + column * (cell + gap), top))
-        pen.text((gap, top + cell + gap // 2), _fitted(caption, pen, font, width - 2 * gap), fill="black", font=font)
+        pen.text((gap, top + cell + gap // 2), fitted(caption, pen, font, width - 2 * gap), fill="black", font=font)
     return sheet
 
 
-def _fitted(text: str, pen: ImageDraw.ImageDraw, font: Any, width: int) -> str:
+def fitted(text: str, pen: ImageDraw.ImageDraw, font: Any, width: int) -> str:
+    """As much of the text, on one line, as this width holds."""
     text = " ".join(text.split())
     if pen.textlength(text, font) <= width:
         return text

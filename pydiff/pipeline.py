@@ -18,7 +18,11 @@ from pydiff.tasks.generate import generate, upscale
 from pydiff.tasks.image_to_image import image_to_image
 from pydiff.tasks.inpaint import inpaint
 from pydiff.tasks.instruct import instruct
+from pydiff.tasks.invert import find, invert
+from pydiff.tasks.inverted import Inverted
+from pydiff.tasks.layers import attention_layers
 from pydiff.tasks.plan import check_output_type
+from pydiff.tasks.reconstruct import check_no_sides, edit_inverted, reconstruct
 from pydiff.tasks.request import Call
 from pydiff.tasks.restore import restore
 from pydiff.tasks.run import Preview, Request, Result, finish, previews
@@ -69,9 +73,10 @@ class Pipeline:
     picture: the same seed gives the same picture in any batch, and the one that diffusers makes; generator, a
     torch.Generator per picture instead; num_images_per_prompt; callback_on_step_end, called as diffusers calls it
     (run, step, t, {"latents": x}): it may return {"latents": other} and set run.interrupt = True; and by name every
-    option of `pydiff.tasks.plan.Options`, `pydiff.tasks.begin.Micro` and `pydiff.tasks.request.Call`. output_type is
-    pil, np (B, H, W, 3) or pt (B, 3, H, W), both in [0, 1], or latent; watch is called with every state. A ValueError
-    before any work says what does not fit.
+    option of `pydiff.tasks.plan.Options`, `pydiff.tasks.begin.Micro`, `pydiff.tasks.request.Call` and
+    `pydiff.tasks.heat.HeatOptions` (capture=["circle"]: where words look, in `Result.heat`). output_type is pil, np
+    (B, H, W, 3) or pt (B, 3, H, W), both in [0, 1], or latent; watch is called with every state. A ValueError before
+    any work says what does not fit.
     """
 
     def __init__(self, cascade: Cascade) -> None:
@@ -82,6 +87,12 @@ class Pipeline:
         """The larger sides of the pictures that the stages make, in pixels."""
         return self.cascade.sizes
 
+    @property
+    def attention_layers(self) -> dict[str, str]:
+        """The layers of attention of the first stage, by the names that options take (pag_layers, mutual_layers and
+        others), and what each attends to: "pixels", "text", or "text and pixels" in one softmax."""
+        return attention_layers(self.cascade.stages[0].unet)
+
     def generate(
         self,
         prompt: Prompt = None,
@@ -90,6 +101,7 @@ class Pipeline:
         height: int | None = None,
         width: int | None = None,
         latents: Tensor | None = None,
+        cross_frame: bool = False,
         output_type: str = "pil",
         watch: Watch = None,
         **arguments: Any,
@@ -97,14 +109,16 @@ class Pipeline:
         """Make pictures of prompts.
 
         prompt: a string or a list; the empty one asks for any picture; None for a model that reads no words. size: that
-        of a stage, in `sizes`; the stages up to it run. height, width: of the last picture, where they are not its
-        own. latents (B, C, h, w): the noise to begin from. Other arguments: see `Pipeline`; a list holds one value per
-        stage, anything else is for the first. A word that the model never saw is warned of.
+        of a stage, in `sizes`; the stages up to it run. height, width: of the last picture, where they are not its own.
+        latents (B, C, h, w): the noise to begin from. cross_frame: the pictures look like the first one, to whose
+        pixels those of the others attend in the first stage; settings of these ask for both. Other arguments: see
+        `Pipeline`; a list holds one value per stage, anything else is for the first. A word that the model never saw is
+        warned of.
         """
         check_output_type(output_type)
         call = _call(prompt, arguments)
-        wanted = generate(self.cascade, call, size=size, height=height, width=width, latents=latents)
-        return finish(wanted, output_type, watch)
+        how: dict[str, Any] = {"size": size, "height": height, "width": width, "latents": latents}
+        return finish(generate(self.cascade, call, **how, cross_frame=cross_frame), output_type, watch)
 
     def stream(
         self,
@@ -114,6 +128,7 @@ class Pipeline:
         height: int | None = None,
         width: int | None = None,
         latents: Tensor | None = None,
+        cross_frame: bool = False,
         **arguments: Any,
     ) -> Iterates[Preview, None, None]:
         """The run of `generate` as it goes: one state per step of every stage, whose `image` is the picture so far.
@@ -121,11 +136,12 @@ class Pipeline:
         Takes `generate`'s arguments but output_type and watch, and checks them at once; `close()` ends the run.
         """
         call = _call(prompt, arguments)
-        return previews(generate(self.cascade, call, size=size, height=height, width=width, latents=latents))
+        how: dict[str, Any] = {"size": size, "height": height, "width": width, "latents": latents}
+        return previews(generate(self.cascade, call, **how, cross_frame=cross_frame))
 
     def edit(
         self,
-        source: str,
+        source: str | Inverted,
         target: str | Sequence[str] | None = None,
         *,
         size: int | None = None,
@@ -138,13 +154,45 @@ class Pipeline:
     ) -> Result:
         """Edit a picture by editing its prompt: pictures of the source and of every target, from one seed.
 
-        By name every field of `pydiff.tasks.edit.EditOptions` (cross_replace, self_replace, reweight, local_blend and
-        others); without a target, reweight={"fluffy": 2.0} edits the source's own words. Only the first stage is
+        By name every field of `pydiff.tasks.edit_options.EditOptions` (cross_replace, reweight, local_blend and
+        others); without a target, reweight={"fluffy": 2.0} edits the source's own words. method: "prompt_to_prompt", or
+        with options of their own "masactrl" (`MutualOptions`: the source's things in the target's layout) and
+        "plug_and_play" (`PlugOptions`: the source's layout in the target's looks). function: f(source_map, target_map,
+        progress) -> map in place of all that in function_layers; slow, for it forms the maps. Only the first stage is
         edited. latents (1, C, h, w): the noise that all begin from. Otherwise as `generate`.
+
+        source: also what `invert` made of a picture; its sides, noise and way of sampling are then the inversion's.
         """
         check_output_type(output_type)
-        sides: dict[str, Any] = {"size": size, "height": height, "width": width, "latents": latents}
-        return finish(edit(self.cascade, source, target, _call(None, arguments), **sides), output_type, watch)
+        call = _call(None, arguments)
+        if isinstance(source, Inverted):
+            check_no_sides(height=height, width=width, latents=latents)
+            return finish(edit_inverted(self.cascade, source, target, call, size=size), output_type, watch)
+        wanted = edit(self.cascade, source, target, call, size=size, height=height, width=width, latents=latents)
+        return finish(wanted, output_type, watch)
+
+    def invert(
+        self, image: Any, prompt: str, *, size: int | None = None, watch: Watch = None, **arguments: Any
+    ) -> Inverted:
+        """Find the noise that leads to a picture, so that `edit` and `reconstruct` can begin from it.
+
+        image: one picture, as `image_to_image` takes it. prompt: what it shows. size: of the last stage that will run
+        on the result. By name every field of `pydiff.tasks.invert.InvertOptions` (method, measure and others).
+        num_inference_steps is 50 unless said. An exception in watch ends the inversion and leaves nothing behind.
+        """
+        return find(invert(self.cascade, image, _call(prompt, arguments), size=size), watch)
+
+    def reconstruct(
+        self,
+        inverted: Inverted,
+        *,
+        size: int | None = None,
+        output_type: str = "pil",
+        watch: Watch = None,
+        **arguments: Any,
+    ) -> Result:
+        """Make a picture again that `invert` inverted. Stages after the first make it larger, as `generate` does."""
+        return self._finish(reconstruct, output_type, watch, inverted, call=_call(None, arguments), size=size)
 
     def image_to_image(
         self,

@@ -71,6 +71,16 @@ def test_several_pictures_and_a_sheet(place: Path, capsys: pytest.CaptureFixture
     assert [read_settings(place / "sub" / name)["seed"] for name in names(place / "sub")] == [3, 4]
 
 
+def test_heat_is_written_beside_the_pictures(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call = ["generate", PROMPT, *FAST, "--seed", "7", "--heat", "circle", "--heat", "blue square"]
+    assert cli.main([*call, "-n", "2", "-o", "a.png"]) == 0
+    assert capsys.readouterr().out.split() == ["a-1.png", "a-1-heat.png", "a-2.png", "a-2-heat.png"]
+    assert Image.open("a-2-heat.png").width > 3 * 256  # the picture and two words
+    assert cli.main(["generate", "--from", "a-2.png", "--heat", "red", "-o", "b.png"]) == 0
+    assert Path("b-heat.png").exists()
+    assert read_settings(Path("b.png")) == read_settings(Path("a-2.png"))
+
+
 @pytest.mark.parametrize("size", ["64", "256"])
 def test_from_repeats_a_picture(place: Path, size: str) -> None:
     first = ["generate", "a red ring", "--size", size, "--steps", "1", "--sampler", "ddim", "--seed", "7"]
@@ -136,6 +146,9 @@ BAD = [
     (["a", "-o", "a.png", "--sheet", "a.jpg"], "a.jpg is no .png"),
     (["a", "-o", "a.png", "--sheet", "none/a.png"], "the folder none does not exist"),
     (["a", "-o", "a.png", "--sheet", "a.png"], "give two names"),
+    (["a", "-o", "a.png", "--heat", "dragon"], "capture names the word 'dragon', which is not in 'a'"),
+    (["a", "-o", "a.png", "--heat", "a", "--sheet", "a-heat.png"], "give two names"),
+    (["a", "--heat"], "--heat: expected one argument"),
     (["a", "--model", "nowhere"], "nowhere is not a folder"),
     (["a", "--model", "folder.png"], "has no model_index.json"),
     (["--from", "none.png"], "none.png does not exist"),
@@ -243,7 +256,8 @@ WORKING = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to it
 from pydiff import cli
-cli.Progress.__call__ = lambda self, state: print("step", flush=True)
+from pydiff.cli.progress import Progress
+Progress.__call__ = lambda self, state: print("step", flush=True)
 sys.exit(cli.main(sys.argv[1:]))
 """
 
@@ -284,7 +298,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["generate", "--help"])
     assert stopped.value.code == 0
     options = {"--seed", "--size", "--steps", "--guidance", "--model", "--from", "--sheet", "--no-metadata", "--height"}
-    assert options <= set(capsys.readouterr().out.split())
+    assert {*options, "--heat"} <= set(capsys.readouterr().out.split())
     with pytest.raises(SystemExit):
         cli.main(["--version"])
     assert capsys.readouterr().out == f"pydiff {pydiff.__version__}\n"

@@ -41,6 +41,21 @@ def test_a_missing_core_says_why(whole: Path, monkeypatch: pytest.MonkeyPatch) -
     assert doctor.healthy()
 
 
+@pytest.mark.parametrize(("capability", "text"), [((9, 0), "serves attention"), ((7, 5), "torch serves attention")])
+def test_a_gpu_is_told_what_serves_it(
+    whole: Path, monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], text: str
+) -> None:
+    pytest.importorskip("triton", reason="triton is not installed")
+    known = {"is_available": True, "get_device_name": "a GPU", "get_device_capability": capability}
+    for name, value in known.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    monkeypatch.setattr(doctor, "CHECKS", {})
+    found = {finding.name: finding for finding in doctor.findings()}
+    assert "guided_step" in found["cuda"].detail
+    assert text in found["triton"].detail
+    assert found["triton"].state == ("ok" if capability == (9, 0) else "missing")
+
+
 def test_a_wrong_operator_is_broken(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(x: torch.Tensor, *given: object, **options: object) -> torch.Tensor:
         return torch.full_like(x, torch.nan)

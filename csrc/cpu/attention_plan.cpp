@@ -6,6 +6,9 @@
 
 namespace pydiff {
 
+constexpr double kLog2E = 1.4426950408889634;
+constexpr float kLowest = -3.4e38f;  // what a finite bias is at least: a query whose keys all have it attends to all
+
 // number(l, i): of list l, at index i
 template <typename Number>
 static Lists make_lists(int64_t count, int64_t length, const Number& number) {
@@ -19,98 +22,99 @@ static Lists make_lists(int64_t count, int64_t length, const Number& number) {
     return lists;
 }
 
-Numbers read(const Attention& a, const Heads& x, int64_t row, int64_t head, int64_t first, int64_t count, float* room) {
-    const int64_t at = row * x.row + head * x.head + first * x.item;
-    if (!a.bfloat16) return {static_cast<const float*>(x.at) + at, x.item};
-    const auto* from = static_cast<const uint16_t*>(x.at) + at;
-    for (int64_t i = 0; i < count; ++i) widen(from + i * x.item, room + i * a.dim, a.dim);
-    return {room, a.dim};
+static float scaled(float bias, float scale) {
+    return std::isinf(bias) ? bias : std::max(bias * scale, kLowest);
 }
 
-Plan::Plan(const Attention& given, int threads)
-    : a(given), panels(whole(a.dim, kPanel) / kPanel), key_size(whole(a.m, kPanel) * a.dim),
-      value_size(panels * kPanel * a.m),
+Plan::Plan(const Attention& given)
+    : a(given), pairs(a.bfloat16 && has_pairs()), words(pairs ? (a.dim + 1) / 2 : a.dim),
+      panels(whole(a.dim, kPanel) / kPanel), key_size(whole(a.m, kPanel) * words),
+      value_size(panels * kPanel * (pairs ? whole(a.m, kPanel) / 2 : a.m)),
       memory_((a.k.rows * key_size + a.v.rows * value_size) * a.heads + a.out.rows * whole(a.m, kPanel), 3) {
-    const int64_t k_count = a.k.rows * a.heads, packs = k_count + a.v.rows * a.heads, m = whole(a.m, kPanel);
-    keys_ = memory_.take(k_count * key_size);
+    const int64_t m = whole(a.m, kPanel);
+    keys_ = memory_.take(a.k.rows * a.heads * key_size);
     values_ = memory_.take(a.v.rows * a.heads * value_size);
     biases_ = memory_.take(a.out.rows * m);
     std::fill(biases_, biases_ + a.out.rows * m, 0.0f);
     for (int64_t b = 0; b < a.out.rows; ++b) {
-        if (a.bias) std::copy(a.bias + b * a.text, a.bias + (b + 1) * a.text, biases_ + b * m);
+        for (int64_t t = 0; a.bias && t < a.text; ++t)
+            biases_[b * m + t] = scaled(a.bias[b * a.text + t], std::sqrt(static_cast<float>(a.dim)));
         rows.push_back(make_row(b));
     }
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int64_t i = 0; i < packs; ++i) {
-        const int64_t j = i - k_count;
-        if (j < 0) pack_keys(i / a.heads, i % a.heads, keys_ + i * key_size);
-        else pack_values(j / a.heads, j % a.heads, values_ + j * value_size);
+    make_families();
+}
+
+Row Plan::make_row(int64_t b) const {
+    const int64_t text = a.text, columns = a.columns;
+    Row row;
+    row.keep = a.keep + b * text;
+    const float* probe = a.probe + b * text * columns;
+    row.probe = make_lists(columns, text, [&](int64_t k, int64_t t) { return probe[t * columns + k]; });
+    row.read = row.probe.index;
+    std::sort(row.read.begin(), row.read.end());
+    row.read.erase(std::unique(row.read.begin(), row.read.end()), row.read.end());
+    if (!a.source || a.source[b] == b) return row;
+    const float* transfer = a.transfer + b * text * text;
+    row.transfer = make_lists(text, text, [&](int64_t to, int64_t t) { return transfer[t * text + to]; });
+    return row;
+}
+
+void Plan::make_families() {
+    for (int64_t b = 0; b < a.out.rows; ++b) families.push_back({b, !a.source || a.source[b] == b, {}});
+    for (int64_t b = 0; b < a.out.rows; ++b)
+        if (!families[b].plain) families[a.source[b]].borrowers.push_back(b);
+    const auto empty = [](const Family& f) { return !f.plain && f.borrowers.empty(); };
+    families.erase(std::remove_if(families.begin(), families.end(), empty), families.end());
+    for (const Family& f : families) largest = std::max(largest, int64_t{f.plain} + int64_t(f.borrowers.size()));
+}
+
+Words Plan::read(const Heads& x, int64_t row, int64_t head, int64_t first, int64_t count, float* room) const {
+    const int64_t at = row * x.row + head * x.head + first * x.item;
+    if (!a.bfloat16) return {static_cast<const float*>(x.at) + at, x.item};
+    const auto* from = static_cast<const uint16_t*>(x.at) + at;
+    for (int64_t i = 0; i < count; ++i, from += x.item) {
+        float* to = room + i * words;
+        if (!pairs) {
+            widen(from, to, a.dim);
+            continue;
+        }
+        if (a.dim % 2) to[words - 1] = 0;
+        std::memcpy(to, from, a.dim * sizeof *from);
     }
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int64_t i = 0; i < a.out.rows * a.heads; ++i)
-        if (rows[i / a.heads].edited()) mix_values(i / a.heads, i % a.heads);
+    return {room, words};
 }
 
 Tile Plan::tile(int64_t row, int64_t head) const {
     Tile t{};
-    t.dim = a.dim, t.scale = static_cast<float>(1 / std::sqrt(static_cast<double>(a.dim)));
+    t.words = words, t.pairs = pairs, t.scale = static_cast<float>(kLog2E / std::sqrt(static_cast<double>(a.dim)));
     t.keys = keys_ + (a.k_rows[row] * a.heads + head) * key_size;
     t.bias = biases_ + row * whole(a.m, kPanel);
+    t.stride = value_size / panels;
     return t;
 }
 
-Row Plan::make_row(int64_t b) const {
-    const int64_t size = a.text * a.columns;
-    const float* probe = a.probe + b * size;
-    Row row;
-    row.captured = size > 0 && std::any_of(probe, probe + size, [](float x) { return x != 0; });
-    row.views.push_back(make_view(b, b));
-    if (a.source && a.source[b] != b) row.views.push_back(make_view(b, a.source[b]));
-    return row;
-}
-
-View Plan::make_view(int64_t b, int64_t row) const {
-    const int64_t text = a.text, columns = a.columns;
-    const bool own = row == b, edited = a.source && a.source[b] != b;
-    View view;
-    view.row = row;
-    const float* probe = a.probe + b * text * columns;
-    if (!edited) {
-        view.probe = make_lists(columns, text, [&](int64_t k, int64_t t) { return probe[t * columns + k]; });
-        return view;
-    }
-    const float *keep = a.keep + b * text, *transfer = a.transfer + b * text * text;
-    view.mix = make_lists(text, text, [&](int64_t t, int64_t to) {
-        return own ? (t == to ? keep[t] : 0.0f) : transfer[t * text + to];
-    });
-    std::vector<float> mixed(text * columns);
-    view.sums.resize(text);
-    for (int64_t t = 0; t < text; ++t) {
-        for (int64_t i = view.mix.starts[t]; i < view.mix.starts[t + 1]; ++i) {
-            view.sums[t] += view.mix.value[i];
-            const float* row = probe + view.mix.index[i] * columns;
-            for (int64_t k = 0; k < columns; ++k) mixed[t * columns + k] += view.mix.value[i] * row[k];
-        }
-    }
-    view.probe = make_lists(columns, text, [&](int64_t k, int64_t t) { return mixed[t * columns + k]; });
-    view.values.resize(a.heads * panels * text * kPanel);
-    return view;
+void Plan::pack(int64_t i) {
+    const int64_t j = i - a.k.rows * a.heads;
+    if (j < 0) return pack_keys(i / a.heads, i % a.heads, keys_ + i * key_size);
+    float* out = values_ + j * value_size;
+    if (pairs) pack_value_pairs(j / a.heads, j % a.heads, out);
+    else pack_values(j / a.heads, j % a.heads, out);
 }
 
 void Plan::pack_keys(int64_t row, int64_t head, float* out) const {
-    std::vector<float> room(a.bfloat16 ? kPanel * a.dim : 0);
-    for (int64_t j = 0; j < a.m; j += kPanel, out += kPanel * a.dim) {
+    std::vector<float> room(a.bfloat16 ? kPanel * words : 0);
+    for (int64_t j = 0; j < a.m; j += kPanel, out += kPanel * words) {
         const int64_t count = std::min<int64_t>(kPanel, a.m - j);
-        if (count < kPanel) std::fill(out, out + kPanel * a.dim, 0.0f);
-        const Numbers k = read(a, a.k, row, head, j, count, room.data());
-        transpose(k.at, k.stride, out, kPanel, count, a.dim);
+        if (count < kPanel) std::fill(out, out + kPanel * words, 0.0f);
+        const Words k = read(a.k, row, head, j, count, room.data());
+        transpose(k.at, k.stride, out, kPanel, count, words);
     }
 }
 
 void Plan::pack_values(int64_t row, int64_t head, float* out) const {
     std::vector<float> room(a.dim);
     for (int64_t j = 0; j < a.m; ++j) {
-        const Numbers v = read(a, a.v, row, head, j, 1, room.data());
+        const Words v = read(a.v, row, head, j, 1, room.data());
         for (int64_t c = 0; c < a.dim; c += kPanel) {
             float* to = out + c * a.m + j * kPanel;
             if (c + kPanel <= a.dim) {
@@ -122,12 +126,19 @@ void Plan::pack_values(int64_t row, int64_t head, float* out) const {
     }
 }
 
-void Plan::mix_values(int64_t b, int64_t head) {
-    const int64_t size = a.text * kPanel;
-    for (View& view : rows[b].views)
-        for (int64_t p = 0; p < panels; ++p)
-            combine(view.mix, values(a.v_rows[b], head) + p * kPanel * a.m, kPanel,
-                    view.values.data() + (head * panels + p) * size);
+void Plan::pack_value_pairs(int64_t row, int64_t head, float* out) const {
+    const int64_t stride = value_size / panels;
+    std::vector<uint16_t> room(2 * panels * kPanel);
+    uint16_t *low = room.data(), *high = low + panels * kPanel;
+    const auto* v = static_cast<const uint16_t*>(a.v.at) + row * a.v.row + head * a.v.head;
+    for (int64_t j = 0; j < whole(a.m, kPanel); j += 2, out += kPanel) {
+        for (int64_t half = 0; half < 2; ++half) {
+            uint16_t* to = half ? high : low;
+            if (j + half < a.m) std::memcpy(to, v + (j + half) * a.v.item, a.dim * sizeof *to);
+            else std::fill(to, to + a.dim, uint16_t{0});
+        }
+        interleave(low, high, panels, out, stride);
+    }
 }
 
 }  // namespace pydiff

@@ -1,4 +1,4 @@
-// What all queries of a call of attention share: keys and values in panels, biases, mixes of values, probes.
+// What all queries of a call of attention share: keys and values in panels, biases, edits, probes.
 #pragma once
 
 #include <memory>
@@ -23,49 +23,57 @@ private:
     float* at_;
 };
 
-// An attention to text that is part of a row: E = sum over its views of A[row] @ mix.
-struct View {
-    int64_t row;
-    Lists mix;                  // of each text column: where its share goes
-    std::vector<float> sums;    // (text,): of the rows of mix
-    Lists probe;                // of each column of mix @ probe: the text columns that it reads
-    std::vector<float> values;  // (heads, panels, text, 8): mix @ v
-};
-
 struct Row {
-    std::vector<View> views;  // its own; of an edited row also its source's. Of a plain row only `probe` is filled
-    bool captured;
-    bool edited() const { return views.size() > 1; }
+    Lists probe;                // of each of its columns: the columns of text that it reads
+    std::vector<int64_t> read;  // columns of text that any of them reads: none of a row that is not captured
+    Lists transfer;             // of each column of text: the source's columns that lend to it
+    const float* keep;          // (text,)
 };
 
-// Numbers (count, dim) as float32: where they lie, or widened into `room`.
-struct Numbers {
+// The rows that read one row's map: itself, when it is not edited, and those that borrow from it.
+struct Family {
+    int64_t source;
+    bool plain;
+    std::vector<int64_t> borrowers;
+};
+
+// Words (count, size) where they lie, or in `room`.
+struct Words {
     const float* at;
     int64_t stride;
 };
-Numbers read(const Attention& a, const Heads& x, int64_t row, int64_t head, int64_t first, int64_t count, float* room);
 
 class Plan {
 public:
-    Plan(const Attention& given, int threads);
+    explicit Plan(const Attention& given);
 
     const Attention& a;
-    const int64_t panels, key_size, value_size;  // of columns of values; floats of a packed head
+    const bool pairs;                                  // of bfloat16 in a word
+    const int64_t words, panels, key_size, value_size;  // of a query or key; of columns of values; of a packed head
+    int64_t largest = 1;                               // rows of a family
     std::vector<Row> rows;
+    std::vector<Family> families;
 
-    // A tile without its queries and values.
+    // Heads of keys and values to be packed before anything else, and how: on any thread.
+    int64_t packs() const { return (a.k.rows + a.v.rows) * a.heads; }
+    void pack(int64_t i);
+
+    Words read(const Heads& x, int64_t row, int64_t head, int64_t first, int64_t count, float* room) const;
+    // A row's tile, its queries left out.
     Tile tile(int64_t row, int64_t head) const;
-    const float* values(int64_t row, int64_t head) const { return values_ + (row * a.heads + head) * value_size; }
+    const float* values(int64_t row, int64_t head) const {
+        return values_ + (a.v_rows[row] * a.heads + head) * value_size;
+    }
 
 private:
     Floats memory_;
     float *keys_, *values_, *biases_;
 
     Row make_row(int64_t b) const;
-    View make_view(int64_t b, int64_t row) const;
+    void make_families();
     void pack_keys(int64_t row, int64_t head, float* out) const;
     void pack_values(int64_t row, int64_t head, float* out) const;
-    void mix_values(int64_t b, int64_t head);
+    void pack_value_pairs(int64_t row, int64_t head, float* out) const;
 };
 
 }  // namespace pydiff

@@ -1,5 +1,6 @@
 #include "attention_tile.h"
 
+#include <algorithm>
 #include <limits>
 
 #include "simd.h"
@@ -28,72 +29,86 @@ PYDIFF_INLINE void outer(const float* a, const float* b, int64_t length, const S
     }
 }
 
-// exp(top - above): 0 where no key is seen yet.
-PYDIFF_INLINE float ratio(float top, float above) { return above == -kInfinity ? 0.0f : decay(top - above); }
+// 2^((top - above) scale): 0 where no key is seen yet.
+PYDIFF_INLINE float ratio(float top, float above, float scale) {
+    return above == -kInfinity ? 0.0f : decay((top - above) * scale);
+}
 
-// Scores (count, kQueries) become exp(score - top), top the largest of them and of the earlier ones.
-PYDIFF_INLINE void soften(float* scores, int64_t count, Softmax& s) {
-    float top[kQueries], origin[kQueries], sum[kQueries] = {};
-#pragma omp simd
-    for (int i = 0; i < kQueries; ++i) {
-        float high = s.top[i];
-        int64_t j = 0;
-        do high = scores[j * kQueries + i] > high ? scores[j * kQueries + i] : high;
-        while (++j < count);
-        top[i] = high;
-    }
-    for (int i = 0; i < kQueries; ++i) {
-        s.ratio[i] = ratio(s.top[i], top[i]);
-        s.top[i] = top[i];
-        origin[i] = top[i] == -kInfinity ? 0.0f : top[i];
-    }
-    for (int64_t j = 0; j < count; ++j, scores += kQueries) {
+// Products (count, kQueries) become 2^((product - top) scale), top the largest of them and of the earlier ones.
+PYDIFF_CLONES void soften(float* products, int64_t count, Softmax& s) {
+    const float scale = s.scale;
+    float high[kQueries], origin[kQueries], sum[kQueries] = {};
+    std::fill(high, high + kQueries, -kInfinity);
+    for (int64_t j = 0; j < count; ++j)
         for (int i = 0; i < kQueries; ++i) {
-            const float weight = decay(scores[i] - origin[i]);
-            scores[i] = weight;
+            const float product = products[j * kQueries + i];
+            high[i] = product > high[i] ? product : high[i];
+        }
+    for (int i = 0; i < kQueries; ++i) {
+        const float top = high[i] > s.top[i] ? high[i] : s.top[i];
+        s.ratio[i] = ratio(s.top[i], top, scale);
+        s.top[i] = top;
+        origin[i] = top == -kInfinity ? 0.0f : top;
+    }
+    for (int64_t j = 0; j < count; ++j, products += kQueries) {
+        for (int i = 0; i < kQueries; ++i) {
+            const float weight = decay((products[i] - origin[i]) * scale);
+            products[i] = weight;
             sum[i] += weight;
         }
     }
     for (int i = 0; i < kQueries; ++i) s.sum[i] = fma_(s.sum[i], s.ratio[i], sum[i]);
 }
 
-PYDIFF_CLONES float* add_tile(const Tile& t, int64_t first, int64_t last, Softmax& s, float* weights, float* out) {
-    const float scale = t.scale;
-    const int64_t start = first / kPanel * kPanel, count = last - first;
-    for (int64_t j = start; j < last; j += kPanel) {
-        float* scores = weights + (j - start) * kQueries;
+PYDIFF_CLONES void multiply_words(const Tile& t, int64_t first, int64_t last, float* products) {
+    for (int64_t j = first; j < last; j += kPanel, products += kPanel * kQueries) {
         const float* bias = t.bias + j;
-        outer(t.keys + j * t.dim, t.q, t.dim,
-              [&](int r, int i, float c) { scores[r * kQueries + i] = fma_(c, scale, bias[r]); });
+        outer(t.keys + j * t.words, t.q, t.words,
+              [&](int r, int i, float c) { products[r * kQueries + i] = c + bias[r]; });
     }
-    weights += (first - start) * kQueries;
-    soften(weights, count, s);
-    const float* ratio = s.ratio;
-    for (int64_t p = 0; p < t.panels; ++p, out += kPanel * kQueries)
-        outer(t.values + p * t.stride + first * kPanel, weights, count, [&](int r, int i, float c) {
-            out[r * kQueries + i] = fma_(out[r * kQueries + i], ratio[i], c);
-        });
-    return weights;
 }
 
-void start(Softmax& s, float* out, int64_t size) {
+void add_scores(const Tile& t, int64_t first, int64_t last, Softmax& s, float* weights) {
+    const int64_t from = first / kPanel * kPanel, count = whole(last, kPanel) - from;
+    (t.pairs ? multiply_pairs : multiply_words)(t, from, last, weights);
+    std::fill(weights, weights + (first - from) * kQueries, -kInfinity);
+    std::fill(weights + (last - from) * kQueries, weights + count * kQueries, -kInfinity);
+    soften(weights, count, s);
+}
+
+PYDIFF_CLONES void add_words(const Tile& t, int64_t first, int64_t last, const float* weights, const float* ratio,
+                             float* out) {
+    for (int64_t p = 0; p < t.panels; ++p, out += kPanel * kQueries)
+        outer(t.values + p * t.stride + first * kPanel, weights, last - first, [&](int r, int i, float c) {
+            out[r * kQueries + i] = fma_(out[r * kQueries + i], ratio[i], c);
+        });
+}
+
+void add_values(const Tile& t, int64_t first, int64_t last, const float* weights, const float* ratio, float* out) {
+    const int64_t from = first / kPanel * kPanel;
+    if (t.pairs) add_pairs(t, from, whole(last, kPanel), weights, ratio, out);
+    else add_words(t, first, last, weights + (first - from) * kQueries, ratio, out);
+}
+
+void start(Softmax& s, float scale) {
+    s.scale = scale;
     std::fill(s.top, s.top + kQueries, -kInfinity);
     std::fill(s.sum, s.sum + kQueries, 0.0f);
-    std::fill(out, out + size, 0.0f);
 }
 
 PYDIFF_CLONES void shares(const float* top, const Softmax& s, float parts, float* share) {
     for (int i = 0; i < kQueries; ++i) {
         const float all = s.sum[i] * parts;
-        share[i] = ratio(top[i], s.top[i]) / (all == 0 ? 1.0f : all);
+        share[i] = ratio(top[i], s.top[i], s.scale) / (all == 0 ? 1.0f : all);
     }
 }
 
 PYDIFF_CLONES Softmax join(const Softmax& a, const Softmax& b) {
     Softmax both;
+    both.scale = a.scale;
     for (int i = 0; i < kQueries; ++i) {
         const float top = a.top[i] > b.top[i] ? a.top[i] : b.top[i];
-        both.sum[i] = fma_(a.sum[i], ratio(a.top[i], top), b.sum[i] * ratio(b.top[i], top));
+        both.sum[i] = fma_(a.sum[i], ratio(a.top[i], top, a.scale), b.sum[i] * ratio(b.top[i], top, a.scale));
         both.top[i] = top;
     }
     return both;
@@ -111,30 +126,39 @@ PYDIFF_CLONES void accumulate(const float* __restrict in, int64_t count, const f
         for (int i = 0; i < kQueries; ++i) out[i] = fma_(in[i], share[i], out[i]);
 }
 
-PYDIFF_CLONES void weigh(const float* in, int64_t count, const float* weight, const float* share, float* out) {
-    float sum[kQueries] = {};
-    for (int64_t r = 0; r < count; ++r, in += kQueries)
-        for (int i = 0; i < kQueries; ++i) sum[i] = fma_(in[i], weight[r], sum[i]);
-    for (int i = 0; i < kQueries; ++i) out[i] = fma_(sum[i], share[i], out[i]);
+PYDIFF_CLONES void multiply(float* out, int64_t count, const float* share) {
+    for (int64_t r = 0; r < count; ++r, out += kQueries)
+        for (int i = 0; i < kQueries; ++i) out[i] *= share[i];
 }
 
-template <int width>
-PYDIFF_INLINE void combine_(const Lists& lists, const float* __restrict in, float* __restrict out) {
-    const int64_t count = static_cast<int64_t>(lists.starts.size()) - 1;
-    for (int64_t l = 0; l < count; ++l, out += width) {
-        float sum[width] = {};
-        for (int64_t at = lists.starts[l]; at < lists.starts[l + 1]; ++at) {
-            const float* row = in + lists.index[at] * width;
-            const float value = lists.value[at];
-            for (int i = 0; i < width; ++i) sum[i] = fma_(row[i], value, sum[i]);
-        }
-        for (int i = 0; i < width; ++i) out[i] = sum[i];
+// sum[i] += sum over list l of in[index][i] value
+PYDIFF_INLINE void add_list(const Lists& lists, int64_t l, const float* in, float* sum) {
+    for (int64_t at = lists.starts[l]; at < lists.starts[l + 1]; ++at) {
+        const float* row = in + lists.index[at] * kQueries;
+        const float value = lists.value[at];
+        for (int i = 0; i < kQueries; ++i) sum[i] = fma_(row[i], value, sum[i]);
     }
 }
 
-PYDIFF_CLONES void combine(const Lists& lists, const float* in, int width, float* out) {
-    if (width == kPanel) combine_<kPanel>(lists, in, out);
-    else combine_<kQueries>(lists, in, out);
+PYDIFF_CLONES void combine(const Lists& lists, const float* in, float* __restrict out) {
+    const int64_t count = static_cast<int64_t>(lists.starts.size()) - 1;
+    for (int64_t l = 0; l < count; ++l, out += kQueries) {
+        float sum[kQueries] = {};
+        add_list(lists, l, in, sum);
+        for (int i = 0; i < kQueries; ++i) out[i] = sum[i];
+    }
+}
+
+PYDIFF_CLONES void edit(const Lists& lists, const float* lent, const float* share, const float* keep,
+                        float* __restrict own, float* __restrict total) {
+    const int64_t count = static_cast<int64_t>(lists.starts.size()) - 1;
+    for (int64_t l = 0; l < count; ++l, own += kQueries) {
+        float sum[kQueries];
+        for (int i = 0; i < kQueries; ++i) sum[i] = own[i] * share[i] * keep[l];
+        add_list(lists, l, lent, sum);
+        for (int i = 0; i < kQueries; ++i) own[i] = sum[i];
+        for (int i = 0; i < kQueries; ++i) total[i] += sum[i];
+    }
 }
 
 // Four rows of four: shuffles instead of sixteen loads and stores.
@@ -167,6 +191,11 @@ PYDIFF_CLONES void transpose(const float* in, int64_t in_stride, float* out, int
     for (int64_t r = 0; r < rows; ++r)
         for (int64_t c = r < whole_rows ? whole_columns : 0; c < columns; ++c)
             out[c * out_stride + r] = in[r * in_stride + c];
+}
+
+PYDIFF_CLONES void interleave(const uint16_t* low, const uint16_t* high, int64_t panels, float* out, int64_t stride) {
+    for (int64_t p = 0; p < panels; ++p, low += kPanel, high += kPanel, out += stride)
+        for (int c = 0; c < kPanel; ++c) out[c] = real(static_cast<int32_t>(low[c] | uint32_t{high[c]} << 16));
 }
 
 PYDIFF_CLONES void widen(const uint16_t* in, float* out, int64_t count) {

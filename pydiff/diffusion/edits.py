@@ -36,9 +36,9 @@ class TokenEdit(NamedTuple):
 class EditRow(NamedTuple):
     """The edit at one noise level, of a batch [source, target_1, ..., target_(B-1)]; float64, on the CPU.
 
-    source (B,): the row whose text attention is borrowed, its own for a row that is left alone, as the source's always
-    is. transfer (B, T, T), keep (B, T): edited A = A[source] @ transfer + A * keep; 0 and 1 in rows left alone.
-    self_source (B,): the row whose queries and keys self-attention uses in layers of at most
+    source (B,): the row whose attention is borrowed, its own for a row that is left alone, as the source's always is.
+    transfer (B, T, T), keep (B, T): edited A = A[source] @ transfer + A * keep; 0 and 1 where only pixels borrow and in
+    rows left alone. self_source (B,): the row whose queries and keys self-attention uses in layers of at most
     `EditTable.self_max_pixels` pixels; None: everybody's own. borrows: whether any row's text attention is edited.
     """
 
@@ -83,13 +83,46 @@ def edit_table(
         active = (start <= level) & (level < stop)  # (B - 1, T)
         key = active.numpy().tobytes(), self_levels[0] <= level < self_levels[1]
         if key not in made:
-            transfer, keep = _tables(targets, active)
-            alone = (transfer == 0).all((1, 2)) & (keep == 1).all(1)
-            source = torch.where(alone, torch.arange(len(first)), 0)
-            made[key] = EditRow(transfer, keep, source, first if key[1] else None, not alone.all())
+            made[key] = _row(*_tables(targets, active), first if key[1] else None)
         return made[key]
 
     return EditTable(tuple(row(level) for level in range(levels)), pixels)
+
+
+def of_targets(tables: Sequence[EditTable]) -> EditTable:
+    """Target i as tables[i] has it; all of them are of the same prompts and levels, and equal ones the same object."""
+    if all(table is tables[0] for table in tables):
+        return tables[0]
+    made: dict[tuple[int, ...], EditRow] = {}
+    rows = []
+    for level in range(len(tables[0].rows)):
+        given = [table.at(level) for table in tables]
+        key = tuple(map(id, given))
+        if key not in made:
+            made[key] = _of_rows(given)
+        rows.append(made[key])
+    return EditTable(tuple(rows), tables[0].self_max_pixels)
+
+
+def _of_rows(given: Sequence[EditRow]) -> EditRow:
+    """Row 1 + i, that of target i, from the i-th of these."""
+    own = torch.arange(len(given) + 1)
+
+    def picked(parts: Sequence[Tensor]) -> Tensor:
+        return torch.stack([parts[0][0], *(part[index] for index, part in enumerate(parts, 1))])
+
+    transfer, keep = (picked([getattr(row, name) for row in given]) for name in ("transfer", "keep"))
+    self_source = picked([own if row.self_source is None else row.self_source for row in given])
+    return _row(transfer, keep, None if torch.equal(self_source, own) else self_source)
+
+
+def _row(transfer: Tensor, keep: Tensor, self_source: Tensor | None) -> EditRow:
+    """Rows whose text attention is left alone have no source but that of their pixels, where others' text is edited."""
+    alone = (transfer == 0).all((1, 2)) & (keep == 1).all(1)
+    borrows, source = not bool(alone.all()), torch.where(alone, torch.arange(len(keep)), 0)
+    if borrows and self_source is not None:
+        source = torch.minimum(source, self_source)
+    return EditRow(transfer, keep, source, self_source, borrows)
 
 
 def _tables(targets: Sequence[TokenEdit], active: Tensor) -> tuple[Tensor, Tensor]:

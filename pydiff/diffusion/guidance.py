@@ -61,6 +61,18 @@ def instruct(text_scale: Scale, image_scale: Scale, levels: int, *, rescale: flo
     return make_guidance([[t, i - t, 1 - i] for t, i in zip(text, image, strict=True)], rescale)
 
 
+def perturbed(guidance: Guidance, scales: Sequence[float]) -> Guidance:
+    """[w_0 + p, w_1, ..., -p]: one more branch, branch 0 with perturbed attention, away from which the prediction is
+    led (Ahn et al. 2024, Self-Rectifying Diffusion Sampling with Perturbed-Attention Guidance). scales: p per level."""
+    rows = zip(guidance.weights, scales, strict=True)
+    return make_guidance([[row[0] + p, *row[1:], -p] for row, p in rows], guidance.rescale)
+
+
+def fading(scales: Sequence[float], fade: float, times: Sequence[float]) -> list[float]:
+    """max(0, p - fade (1000 - t)) at every level, as diffusers' pag_adaptive_scale: less of it as t falls."""
+    return [max(0.0, p - fade * (1000 - t)) for p, t in zip(scales, times, strict=True)]
+
+
 def oscillating(high: float, low: float = 1.0, *, constant: float = 0.1) -> Callable[[int, int], float]:
     """A scale that is `high` for the first `constant` share of the levels, then alternates low and high
     (Ho et al. 2022, Imagen Video, section 2.5)."""

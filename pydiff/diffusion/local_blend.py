@@ -18,23 +18,25 @@ from pydiff.diffusion.edits import edited_levels
 
 class LocalBlend(NamedTuple):
     """threshold, excluded_threshold: the share of the heat's maximum, in [0, 1), above which a pixel belongs to the
-    words, and to the excluded words. start: the share of the run, in [0, 1], after which blending begins."""
+    words, and to the excluded words. start, stop: the shares of the run, in [0, 1], after which blending begins and
+    ends."""
 
     threshold: float = 0.3
     excluded_threshold: float = 0.3
     start: float = 0.0
+    stop: float = 1.0
 
     def checked(self) -> LocalBlend:
         """Itself. Raises ValueError, by name, for a number outside its range."""
         for name, value in self._asdict().items():
-            if not 0 <= real(name, value) <= 1 or (value == 1 and name != "start"):
+            if not 0 <= real(name, value) <= 1 or (value == 1 and name not in ("start", "stop")):
                 raise ValueError(f"{name} of the local blend is {value!r}; expected a number from 0 to below 1")
         return self
 
-    def first_level(self, levels: int, *, compat: str | None = None) -> int:
-        """The first of `levels` noise levels after which pictures are blended: that of progress `start`, rounded as in
-        `edited_levels`."""
-        return edited_levels("start", (self.start, 1.0), levels, compat=compat)[0]
+    def span(self, levels: int, *, compat: str | None = None) -> tuple[int, int]:
+        """The noise levels first <= level < last, of so many, after which pictures are blended, rounded as in
+        `edited_levels`. Raises ValueError where it stops before it starts."""
+        return edited_levels("start and stop of the local blend", (self.start, self.stop), levels, compat=compat)
 
 
 BLENDS = {"stable": LocalBlend(), "null_text": LocalBlend(start=0.2)}

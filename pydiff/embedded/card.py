@@ -1,6 +1,7 @@
 """The card beside the weights: what was trained, for how long, and how well it draws.
 
-`python -m pydiff.embedded.card --scores SCENES.json`, with what `python -m benchmarks.scenes --json SCENES.json` wrote.
+`python -m pydiff.embedded.card --scores SCENES.json --restored RESTORE.json`, with what `python -m benchmarks.scenes
+--json SCENES.json` and `python -m benchmarks.restore --json RESTORE.json` wrote.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from pydiff.embedded.world import UNSEEN_KINDS, UNSEEN_PAIRS
 from pydiff.weights import read_header, read_json
 from pydiff.weights.files import write_whole
 
-FOLDERS = ("base/text_encoder", "base/unet", "super_256/unet", "super_1024/unet")
+FOLDERS = ("base/text_encoder", "base/unet", "super_256/unet", "super_1024/unet", "palette/unet")
 CARD = """\
-# The embedded cascade
+# The embedded models
 
 Three U-Nets (64, 256 and 1024 pixels) and a T5 text encoder, trained by `python -m pydiff.embedded.train` on scenes
 that `pydiff/embedded/world.py` draws, captions by `captions.py`. No other data. Weights are moving averages, float32.
@@ -27,6 +28,7 @@ that `pydiff/embedded/world.py` draws, captions by `captions.py`. No other data.
 - Kept out of training, to test on: {unseen}.
 - Objective: v-prediction over 1000 cosine levels, and the variance of the reverse step (Improved DDPM).
 - Optimiser: Muon and AdamW (`optimizer.py`); the text encoder first learns a coarse layout from captions alone.
+- `palette` restores damaged pictures (`palette.py`): the base network, trained on with the damaged one beside x.
 
 ## Networks
 
@@ -47,11 +49,17 @@ that `pydiff/embedded/world.py` draws, captions by `captions.py`. No other data.
 | category | right | n |
 |---|---:|---:|
 {scores}
+
+`python -m benchmarks.restore --number {number}`, default settings; what the reader finds right is in the last column:
+
+| task | picture | PSNR dB | SSIM | right |
+|---|---|---:|---:|---:|
+{restored}
 """
 
 
-def card(home: Path, scores: dict[str, Any]) -> str:
-    """The card's text, from the exported weights, their training record and the scene benchmark's JSON."""
+def card(home: Path, scores: dict[str, Any], restored: dict[str, Any]) -> str:
+    """The card's text, from the exported weights, their training record and the JSON of the two benchmarks."""
     unseen = [" ".join(kind) for kind in sorted(UNSEEN_KINDS)] + [" ".join(pair) for pair in sorted(UNSEEN_PAIRS)]
     networks = [f"| {folder} | {_parameters(home / folder):,} |" for folder in FOLDERS]
     training = []
@@ -64,11 +72,18 @@ def card(home: Path, scores: dict[str, Any]) -> str:
         for name, row in scores["table"].items()
         if row["total"]
     ]
+    restorations = [
+        f"| {task} | {kind} | {row['psnr']:.1f} | {row['ssim']:.3f} | {row['right']:.0%} |"
+        for task, kinds in restored["scores"].items()
+        for kind, row in kinds.items()
+    ]
     return CARD.format(
         unseen=", ".join(unseen),
         networks="\n".join(networks),
         training="\n".join(training),
         scores="\n".join(rows),
+        restored="\n".join(restorations),
+        number=restored["settings"]["number"],
         prompts=scores["settings"]["prompts"],
         size=scores["settings"]["size"],
     )
@@ -81,9 +96,10 @@ def _parameters(folder: Path) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pydiff.embedded.card", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--scores", type=Path, required=True, help="what `python -m benchmarks.scenes --json` wrote")
+    parser.add_argument("--restored", type=Path, required=True, help="what `python -m benchmarks.restore --json` wrote")
     parser.add_argument("--home", type=Path, default=HOME, help="where the folders are")
     arguments = parser.parse_args()
-    text = card(arguments.home, read_json(arguments.scores))
+    text = card(arguments.home, read_json(arguments.scores), read_json(arguments.restored))
     write_whole(arguments.home / "CARD.md", lambda path: path.write_text(text, encoding="utf-8"))
 
 

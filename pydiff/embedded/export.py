@@ -1,4 +1,7 @@
-"""Write trained networks as folders that diffusers' IF pipelines open too: `python -m pydiff.embedded.export`."""
+"""Write trained networks as folders in diffusers' layout: `python -m pydiff.embedded.export`.
+
+Its IF pipelines open those of the cascade. It has no pipeline of Palette's; its classes open the parts.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +25,19 @@ TRAINING = "training.json"  # steps and seconds of each phase
 HOME = Path(__file__).parent / "weights"
 DIFFUSERS = "0.42.1"  # whose layout this is
 NONE = [None, None]
+WORDS = ["transformers", "T5EncoderModel"], ["transformers", "PreTrainedTokenizerFast"]
 
 # What a stage does by default; chosen on the scene benchmark.
 SETTINGS: dict[str, dict[str, Any]] = {
-    "base": {"num_inference_steps": 25, "guidance_scale": 3.0, "size": 256},
+    "base": {
+        "num_inference_steps": 25,
+        "guidance_scale": 3.0,
+        "size": 256,
+        "swap": {"self_replace": 0.8, "pooled_replace": 0.8, "spatial_replace": 0.8},
+    },
     "super_256": {"num_inference_steps": 5, "guidance_scale": 1.0, "noise_level": 60},
     "super_1024": {"num_inference_steps": 3, "guidance_scale": 1.0, "noise_level": 20},
+    "palette": {"num_inference_steps": 25},
 }
 VARIANCE = {"variance_type": "learned_range"}  # for ddpm; the default sampler has no use for it
 SCHEDULER: dict[str, Any] = {
@@ -51,28 +61,20 @@ NOISING: dict[str, Any] = {
 
 
 def export(work: Path, home: Path = HOME) -> None:
-    """Averaged weights of the training states in `work` as one folder per stage in `home`."""
+    """Averaged weights of the training states in `work` as one folder per stage in `home`; Palette's if it is there."""
     base, facts = checkpoint.load(work / "base.safetensors")
     training = {"base": facts}
     tokenizer = train_tokenizer()
-    folder = home / "base"
-    config: Any = make_text(len(tokenizer)).config
-    state = checkpoint.part(base, "ema.text.")
-    state.pop("encoder.embed_tokens.weight")  # the same tensor as shared.weight
-    write_safetensors(folder / "text_encoder" / "model.safetensors", state)
-    write_json(folder / "text_encoder" / "config.json", {**config.to_diff_dict(), "architectures": ["T5EncoderModel"]})
-    tokenizer.save_pretrained(folder / "tokenizer")
-    unet = make_unet(recipe.BASE)
-    unet.load_state_dict(checkpoint.part(base, "ema.unet."))
-    save_unet(unet, folder / "unet")
-    levels = {"trained_betas": betas_of(BASE_LEVELS)}
-    write_json(folder / "scheduler" / "scheduler_config.json", {**SCHEDULER, **levels})
-    words = ["transformers", "T5EncoderModel"], ["transformers", "PreTrainedTokenizerFast"]
-    write_json(folder / "model_index.json", _index("IFPipeline", *words))
-    write_json(folder / "pydiff.json", {**SETTINGS["base"], **VARIANCE, "words": sorted(known_words())})
+    words = checkpoint.part(base, "ema.text.")
+    _export_worded(home / "base", base, recipe.BASE, words, tokenizer)
+    write_json(home / "base" / "model_index.json", _index("IFPipeline", *WORDS))
+    write_json(home / "base" / "pydiff.json", {**SETTINGS["base"], **VARIANCE, "words": sorted(known_words())})
     for name, config in SUPERS.items():
         state, training[name] = checkpoint.load(work / f"{name}.safetensors")
         _export_super(home / name, state, config, SETTINGS[name])
+    if (work / "palette.safetensors").exists():
+        state, training["palette"] = checkpoint.load(work / "palette.safetensors")
+        _export_palette(home / "palette", state, words, tokenizer)
     write_json(home / TRAINING, training)
 
 
@@ -91,10 +93,36 @@ def unpack(home: Path, work: Path) -> None:
         checkpoint.save(path, {f"{kind}.{key}": v for kind in ("model", "ema") for key, v in state.items()}, facts)
 
 
-def _export_super(folder: Path, state: checkpoint.State, config: dict[str, Any], settings: dict[str, Any]) -> None:
+def _export_worded(
+    folder: Path, state: checkpoint.State, config: dict[str, Any], words: checkpoint.State, tokenizer: Any
+) -> None:
+    """A network that reads text, its text encoder and tokenizer, and the base's levels."""
+    text: Any = make_text(len(tokenizer)).config
+    unique = {name: value for name, value in words.items() if name != "encoder.embed_tokens.weight"}  # shared.weight
+    write_safetensors(folder / "text_encoder" / "model.safetensors", unique)
+    write_json(folder / "text_encoder" / "config.json", {**text.to_diff_dict(), "architectures": ["T5EncoderModel"]})
+    tokenizer.save_pretrained(folder / "tokenizer")
+    _export_unet(folder, state, config)
+    levels = {"trained_betas": betas_of(BASE_LEVELS)}
+    write_json(folder / "scheduler" / "scheduler_config.json", {**SCHEDULER, **levels})
+
+
+def _export_unet(folder: Path, state: checkpoint.State, config: dict[str, Any]) -> None:
     unet = make_unet(config)
     unet.load_state_dict(checkpoint.part(state, "ema.unet."))
     save_unet(unet, folder / "unet")
+
+
+def _export_palette(folder: Path, state: checkpoint.State, words: checkpoint.State, tokenizer: Any) -> None:
+    _export_worded(folder, state, recipe.PALETTE, words, tokenizer)
+    index = _index("PalettePipeline", *WORDS)
+    parts = ("_class_name", "_diffusers_version", "scheduler", "text_encoder", "tokenizer", "unet")
+    write_json(folder / "model_index.json", {name: index[name] for name in parts})
+    write_json(folder / "pydiff.json", {**SETTINGS["palette"], **VARIANCE})
+
+
+def _export_super(folder: Path, state: checkpoint.State, config: dict[str, Any], settings: dict[str, Any]) -> None:
+    _export_unet(folder, state, config)
     write_json(folder / "scheduler" / "scheduler_config.json", {**SCHEDULER, "beta_schedule": recipe.BETA_SCHEDULE})
     write_json(folder / "image_noising_scheduler" / "scheduler_config.json", NOISING)
     index = _index("IFSuperResolutionPipeline", NONE, NONE)

@@ -48,15 +48,16 @@ def draw_times(batch: int, generator: torch.Generator, fine: float = 0.0) -> Ten
 
 
 def diffusion_loss(
-    output: Tensor, x0: Tensor, noise: Tensor, t: Tensor, alphas_cumprod: Tensor
+    output: Tensor, x0: Tensor, noise: Tensor, t: Tensor, alphas_cumprod: Tensor, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Squared error of v, and the variational term that trains only the variance (Improved DDPM, eq. 15-16).
 
     output (B, 2C, H, W): v and the share of the log-variance between its posterior and its prior value, in [-1, 1].
+    mask (B, 1, H, W): 1 for the pixels that both are means over, 0 for the others; None is all of them.
     """
     alpha, sigma = noise_levels(t, alphas_cumprod)
     v, share = output.chunk(2, dim=1)
-    loss = (v - (alpha * noise - sigma * x0)).square().mean()
+    loss = _mean((v - (alpha * noise - sigma * x0)).square(), mask)
     x = alpha * x0 + sigma * noise
     denoised = (alpha * x - sigma * v).detach().clamp(-1, 1)
     bar = alphas_cumprod[t]
@@ -69,4 +70,11 @@ def diffusion_loss(
     error = (c_denoised * (x0 - denoised)).square()
     divergence = 0.5 * (log_variance - low - 1.0 + (low - log_variance).exp() + error * (-log_variance).exp())
     usable = (t > 0).float().view(-1, 1, 1, 1)
-    return loss, (usable * divergence).mean()
+    return loss, _mean(usable * divergence, mask)
+
+
+def _mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Of (B, C, H, W) values over the pixels of the mask."""
+    if mask is None:
+        return values.mean()
+    return (values * mask).sum() / (mask.sum() * values.shape[1])

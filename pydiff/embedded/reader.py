@@ -53,18 +53,31 @@ class Reading(NamedTuple):
     objects: tuple[Found, ...]
 
 
+class Seen(NamedTuple):
+    """An object and the pixels, of a picture of SIDE a side, that it covers more than half."""
+
+    found: Found
+    mask: Mask
+
+
 def read(image: NDArray[np.uint8]) -> Reading:
     """Finds the background and the objects of a picture.
 
     image: (S, S, 3) uint8 RGB, S in 64..1024. Raises ValueError for anything else.
     """
+    background, objects = see(image)
+    return Reading(background, tuple(seen.found for seen in objects))
+
+
+def see(image: NDArray[np.uint8]) -> tuple[str, list[Seen]]:
+    """The background's colour and the objects, the largest first, with their masks. Takes what `read` takes."""
     picture = _to_side(_checked(image))
     classes = _nearest(picture, _PALETTE)
     name = int(np.bincount(classes.ravel(), minlength=len(_PALETTE)).argmax())
     background = np.median(picture[classes == name], axis=0)
     others = np.concatenate([background[None], np.delete(_PALETTE, name, axis=0)])
     rest = _nearest(picture, others) != 0
-    found, speck = [], round(SPECK * SIDE * SIDE)
+    seen, speck = list[Seen](), round(SPECK * SIDE * SIDE)
     todo = _blobs(rest, speck)
     while todo:
         whole = todo.pop()
@@ -77,10 +90,13 @@ def read(image: NDArray[np.uint8]) -> Reading:
         grown = _grow(inside, 3)
         if inside.sum() >= speck:
             colour = _name(np.median(pixels[core], axis=0), background)
-            found.append(_measure(np.where(grown, cover, 0), inside, colour, (window[1].start, window[0].start)))
+            one = _measure(np.where(grown, cover, 0), inside, colour, (window[1].start, window[0].start))
+            mask = np.zeros(whole.shape, np.bool_)
+            mask[window] = inside
+            seen.append(Seen(one, mask))
         whole[window] &= ~grown
         todo += _blobs(whole, speck)
-    return Reading(_NAMES[name], tuple(sorted(found, key=lambda f: -f.radius)))
+    return _NAMES[name], sorted(seen, key=lambda one: -one.found.radius)
 
 
 _NAMES = tuple(COLOURS)

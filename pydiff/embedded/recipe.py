@@ -49,6 +49,8 @@ BASE: dict[str, Any] = {  # 64x64; thin where the picture is large, words where 
     "addition_embed_type_num_heads": 4,
 }
 
+PALETTE: dict[str, Any] = {**BASE, "in_channels": 6}  # the damaged picture stands beside x
+
 
 def _super_resolution(size: int, channels: tuple[int, ...], groups: int) -> dict[str, Any]:
     return {  # noisy picture and upsampled low-res picture in; convolutions only, so any size runs
@@ -86,4 +88,5 @@ PHASES = {
     "base": Phase(steps=8_000, batch=16, learning_rate=1.5e-3, warmup=300, ema=0.9995, drop_text=0.1, fine=0.4),
     "super_256": Phase(steps=1_600, batch=16, learning_rate=2e-3, warmup=100, ema=0.998),
     "super_1024": Phase(steps=1_000, batch=16, learning_rate=2e-3, warmup=100, ema=0.998),
+    "palette": Phase(steps=2_000, batch=16, learning_rate=7e-4, warmup=100, ema=0.998, fine=0.25),
 }

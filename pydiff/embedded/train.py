@@ -1,8 +1,9 @@
 """Train the embedded cascade from nothing: `python -m pydiff.embedded.train`.
 
-Four phases: the text encoder learns from captions alone what stands where; the base network and the text encoder learn
-pictures together; two super-resolution networks learn from crops. Every phase writes its state every few minutes and
-goes on from there when started again. `python -m pydiff.embedded.export` then writes the weights as folders.
+Five phases: the text encoder learns from captions alone what stands where; the base network and the text encoder learn
+pictures together; two super-resolution networks learn from crops; a copy of the base network learns to restore damaged
+pictures. Every phase writes its state every few minutes and goes on from there when started again.
+`python -m pydiff.embedded.export` then writes the weights as folders.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from pydiff.embedded.objective import (
     shifted_alphas,
 )
 from pydiff.embedded.optimizer import make_optimizers
+from pydiff.embedded.palette import begin_from, damaged, palette_losses
 from pydiff.embedded.pretrain import train_text
 from pydiff.embedded.tokens import MAX_TOKENS, train_tokenizer
 from pydiff.models.unet import UNet, UNetConfig
@@ -121,6 +123,13 @@ def seeded(run: Run) -> tuple[np.random.Generator, torch.Generator]:
     return np.random.default_rng([run.step, 1]), torch.Generator().manual_seed(run.step + 1)
 
 
+def encoded(text: nn.Module, tokenizer: Any, captions: list[str]) -> Tensor:
+    """States (B, T, D) of captions, padded as they are when pictures are made."""
+    tokens = tokenizer(captions, padding="max_length", max_length=MAX_TOKENS, return_tensors="pt")
+    states: Tensor = text(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
+    return states
+
+
 def base_losses(run: Run, tokenizer: Any) -> Iterator[tuple[Tensor, Tensor]]:
     """Caption, picture and level in; a share of the captions is dropped for classifier-free guidance."""
     rng, generator = seeded(run)
@@ -128,8 +137,7 @@ def base_losses(run: Run, tokenizer: Any) -> Iterator[tuple[Tensor, Tensor]]:
     for batch in data.background(lambda: data.pictures(rng, phase.batch, recipe.STAGE_SIZES[0])):
         dropped = torch.rand(phase.batch, generator=generator) < phase.drop_text
         captions = ["" if drop else words for words, drop in zip(batch.captions, dropped.tolist(), strict=True)]
-        tokens = tokenizer(captions, padding="max_length", max_length=MAX_TOKENS, return_tensors="pt")
-        states = text(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
+        states = encoded(text, tokenizer, captions)
         t = draw_times(phase.batch, generator, phase.fine)
         noise = torch.randn(batch.images.shape, generator=generator)
         alpha, sigma = noise_levels(t, BASE_LEVELS)
@@ -176,7 +184,7 @@ def train(work: Path, phases: list[str]) -> None:
     if "base" in phases:
         text = make_text(len(tokenizer))
         if not (work / "base.safetensors").exists():  # whose state holds the encoder too
-            text.load_state_dict(checkpoint.part(_text_state(work / "text.safetensors"), "model."))
+            text.load_state_dict(checkpoint.part(_state_before(work, "text", "base"), "model."))
         run = Run("base", {"text": text, "unet": make_unet(recipe.BASE)}, work)
         run.learn(base_losses(run, tokenizer))
     small, middle, large = recipe.STAGE_SIZES
@@ -187,11 +195,28 @@ def train(work: Path, phases: list[str]) -> None:
         if name in phases:
             run = Run(name, {"unet": make_unet(config)}, work)
             run.learn(super_losses(run, low, high))
+    if "palette" in phases:
+        _train_palette(work, tokenizer)
 
 
-def _text_state(path: Path) -> checkpoint.State:
+def _train_palette(work: Path, tokenizer: Any) -> None:
+    """From the base network, with its text encoder, which learns no more; and so the empty caption is encoded once."""
+    base = _state_before(work, "base", "palette")
+    text, unet = make_text(len(tokenizer)), make_unet(recipe.PALETTE)
+    text.load_state_dict(checkpoint.part(base, "ema.text."))
+    begin_from(unet, checkpoint.part(base, "ema.unet."))
+    run = Run("palette", {"unet": unet}, work)
+    rng, generator = seeded(run)
+    with torch.no_grad():
+        states = encoded(text, tokenizer, [""])
+    batches = data.background(lambda: damaged(rng, run.phase.batch, recipe.STAGE_SIZES[0]))
+    run.learn(palette_losses(unet, batches, states, BASE_LEVELS, generator, run.phase.fine))
+
+
+def _state_before(work: Path, phase: str, following: str) -> checkpoint.State:
+    path = work / f"{phase}.safetensors"
     if not path.exists():
-        raise ValueError(f"{path} does not exist; run the phase 'text' before the phase 'base'")
+        raise ValueError(f"{path} does not exist; run the phase {phase!r} before the phase {following!r}")
     return checkpoint.load(path)[0]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from pydiff.cascade import UPSCALE, Stage
+from pydiff.cascade import RESTORE, UPSCALE, Stage
 from pydiff.folders.index import Index
 from pydiff.models.unet import UNet
 from pydiff.models.unet2d import UNet2D
@@ -30,7 +30,7 @@ def checked(index: Index, stage: Stage, name: str = "unet") -> Stage:
     """Refuses networks, text encoders and schedulers that do not fit each other. name: the component of its U-Net."""
     where = index.folder / name
     if stage.codec is None:
-        _check_pixels(index, where, stage.unet, 6 if stage.kind == UPSCALE else 3)
+        _check_pixels(index, where, stage.unet, 6 if stage.kind in (UPSCALE, RESTORE) else 3)
     else:
         _check_latents(index, where, stage)
     variance = stage.sampling.options.get("variance_type", "fixed")

@@ -27,11 +27,12 @@ from pydiff.weights.network import when_read
 Network = TypeVar("Network", bound=torch.nn.Module)
 Made = TypeVar("Made")
 
+SWAP = ("cross_replace", "self_replace", "pooled_replace", "spatial_replace")  # what edits that swap words do here
 SETTINGS = "pydiff.json"  # a folder's own defaults and the words its model knows; diffusers passes it over
 
 # Families: which function of `stages` opens a folder.
-PIXELS, UPSCALER, LATENT, LATENT_UPSCALER, XL, UNWORDED, UNCLIP = (
-    *("pixels", "upscaler", "latent", "latent_upscaler", "xl", "unworded", "unclip"),
+PIXELS, UPSCALER, LATENT, LATENT_UPSCALER, XL, UNWORDED, UNCLIP, RESTORER = (
+    *("pixels", "upscaler", "latent", "latent_upscaler", "xl", "unworded", "unclip", "restorer"),
 )
 
 
@@ -63,6 +64,7 @@ FAMILIES = {
     "RePaintPipeline": Family(UNWORDED, StageDefaults(250, 1.0)),
     "UnCLIPPipeline": Family(UNCLIP, StageDefaults(25, 8.0)),
     "UnCLIPImageVariationPipeline": Family(UNCLIP, StageDefaults(25, 8.0)),
+    "PalettePipeline": Family(RESTORER, StageDefaults(1000, 1.0)),  # no class of diffusers, but its layout
 }
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion", "deepfloyd_if", "unclip")
 FLAGS = ("requires_aesthetics_score", "force_zeros_for_empty_prompt")  # of model_index.json
@@ -70,7 +72,7 @@ FLAGS = ("requires_aesthetics_score", "force_zeros_for_empty_prompt")  # of mode
 # Classes of the text encoders that a family reads.
 T5, CLIP, PROJECTED = "T5EncoderModel", "CLIPTextModel", "CLIPTextModelWithProjection"
 TEXTS = {
-    **dict.fromkeys((PIXELS, UPSCALER), (T5,)),
+    **dict.fromkeys((PIXELS, UPSCALER, RESTORER), (T5,)),
     **dict.fromkeys((LATENT, LATENT_UPSCALER), (CLIP,)),
     XL: (CLIP, PROJECTED),
     UNCLIP: (PROJECTED,),
@@ -85,6 +87,12 @@ def _is_words(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(word, str) for word in value)
 
 
+def _is_shares(value: Any) -> bool:
+    if not isinstance(value, dict) or not set(value) <= set(SWAP):
+        return False
+    return all(type(share) in (int, float) and 0 <= share <= 1 for share in value.values())
+
+
 # Whether a value of SETTINGS fits, and what is expected.
 FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "num_inference_steps": (lambda value: _is_count(value) and value > 0, "an integer of at least 1"),
@@ -93,6 +101,7 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "variance_type": (lambda value: value in VARIANCE_TYPES, f"one of {', '.join(VARIANCE_TYPES)}"),
     "size": (_is_count, "a side in pixels"),
     "words": (_is_words, "a list of words"),
+    "swap": (_is_shares, "shares of a run from 0 to 1, by the name of an edit's option"),
 }
 
 

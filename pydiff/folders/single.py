@@ -79,7 +79,7 @@ class SingleFile(Index):
             network.load_state_dict({rename(name) or name: state.pop(name) for name in list(state)}, assign=True)
 
         when_read(read)
-        return network.eval()
+        return network.eval().requires_grad_(False)
 
     def _tokenizer(self, component: str, config: Mapping[str, Any]) -> PromptTokenizer:
         if self.tokenizers is None:

@@ -5,10 +5,21 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from pydiff.cascade import INPAINT, INSTRUCT, PLAIN, UPSCALE, Stage
+from pydiff.cascade import INPAINT, INSTRUCT, PLAIN, RESTORE, UPSCALE, Stage
 from pydiff.diffusion.checks import whole
 from pydiff.folders.checks import MICRO, checked, size_of
-from pydiff.folders.index import LATENT, LATENT_UPSCALER, PIXELS, UNCLIP, UNWORDED, UPSCALER, XL, How, Index
+from pydiff.folders.index import (
+    LATENT,
+    LATENT_UPSCALER,
+    PIXELS,
+    RESTORER,
+    UNCLIP,
+    UNWORDED,
+    UPSCALER,
+    XL,
+    How,
+    Index,
+)
 from pydiff.folders.unclip import open_unclip
 from pydiff.text.encoders import TextEncoder
 from pydiff.weights import load_unet2d
@@ -25,14 +36,27 @@ def open_stages(index: Index, how: How, text: TextEncoder | None) -> tuple[Stage
         scored = index.values.get("requires_aesthetics_score", False) is True
         stage = _latent(index, how, MICRO[5 if scored else 6])
     else:
-        open_stage = {PIXELS: _pixels, LATENT: _latent, LATENT_UPSCALER: _latent_upscaler, UNWORDED: _unworded}[family]
+        open_stage = {
+            PIXELS: _pixels,
+            LATENT: _latent,
+            LATENT_UPSCALER: _latent_upscaler,
+            UNWORDED: _unworded,
+            RESTORER: _restorer,
+        }[family]
         stage = open_stage(index, how)
     return (checked(index, stage),)
 
 
 def _pixels(index: Index, how: How) -> Stage:
     """DeepFloyd IF's first stage, and others of its make."""
-    return dataclasses.replace(_with_unet(index, how), text=index.words(how))
+    traits = {"swap": index.settings["swap"]} if "swap" in index.settings else {}
+    return dataclasses.replace(_with_unet(index, how), text=index.words(how), traits=traits)
+
+
+def _restorer(index: Index, how: How) -> Stage:
+    """Palette: any U-Net on pixels; one that reads text is given the empty prompt."""
+    stage = _pixels(index, how) if index.has("text_encoder") else _unworded(index, how)
+    return dataclasses.replace(stage, kind=RESTORE)
 
 
 def _upscaler(index: Index, how: How, text: TextEncoder | None) -> Stage:

@@ -15,11 +15,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pydiff.models.rules import COUNT, DROPOUT, LAYERS, Rule, check_fields, named, one_of, optional, read_fields, whole
 from pydiff.nn.activations import ACTIVATIONS
-from pydiff.nn.attend import attend
 from pydiff.nn.attention import FeedForward, merge_heads, split_heads
 from pydiff.nn.embeddings import TimestepEmbedding, sinusoidal
 
@@ -122,7 +122,7 @@ class CausalAttention(nn.Module):
         q, k, v = (split_heads(project(x), self.heads) for project in (self.to_q, self.to_k, self.to_v))
         if before is not None:
             k, v = torch.cat([before[0], k], dim=2), torch.cat([before[1], v], dim=2)
-        return self.to_out[0](merge_heads(attend(q, k, v, bias))), (k, v)
+        return self.to_out[0](merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=bias))), (k, v)
 
 
 class PriorBlock(nn.Module):

@@ -73,7 +73,7 @@ class UNet(nn.Module):
         t = torch.as_tensor(t, device=x.device)
         check_input(config, x, t, prepared, len(self.text_layers))
         emb = self.time_embedding(self._sinusoidal(t.expand(x.shape[0]), config.block_out_channels[0]))
-        emb = emb if prepared.emb is None else emb + prepared.emb
+        emb = emb if prepared.emb is None else emb + _told(prepared)
         if config.time_embedding_act_fn is not None:
             emb = ACTIVATIONS[config.time_embedding_act_fn](emb)
 
@@ -138,6 +138,13 @@ class UNet(nn.Module):
             vector = torch.cat([added["text_embeds"].to(times.dtype), times], dim=-1)
         embedded: Tensor = self.add_embedding(vector)
         return embedded
+
+
+def _told(prepared: Prepared) -> Tensor:
+    """What is added to the embedding of t (B, E): each row's own, or that of the row that an edit names."""
+    assert prepared.emb is not None
+    rows = None if prepared.edit is None else prepared.edit.pooled
+    return prepared.emb if rows is None else prepared.emb[rows]
 
 
 def _class_embedding(config: UNetConfig) -> nn.Module | None:

@@ -21,6 +21,7 @@ from pydiff.nn.attention import PixelSpec
 from pydiff.nn.blocks import BlockSpec, DownBlock, MidBlock, UpBlock
 from pydiff.nn.cond import Cond, Prepared
 from pydiff.nn.embeddings import TimestepEmbedding, sinusoidal
+from pydiff.nn.layer import Layer, name_layers
 from pydiff.nn.resnet import ResnetSpec
 
 __all__ = ["UNet2D", "UNet2DConfig"]
@@ -49,6 +50,7 @@ class UNet2D(nn.Module):
 
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, channels, eps=config.norm_eps)
         self.conv_out = nn.Conv2d(channels, config.out_channels, 3, padding=1)
+        self.layers: dict[str, Layer] = name_layers(self)
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond | Prepared) -> Tensor:
         """x (B, C_in, H, W) noisy picture, t (B,) or scalar training step (any number type), cond of the same B.

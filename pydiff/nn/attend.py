@@ -6,7 +6,8 @@ Shapes: q (B, heads, N, d), k and v (B, heads, M, d), of which T keys of text co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -17,24 +18,17 @@ from pydiff.nn.edit import AttentionEdit, Capture, MapEdit
 from pydiff.ops.attention import attention, edited_attention
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Attention as it is (Vaswani et al. 2017, equation 1); bias (B, 1, 1, T) is added to the scores of the text."""
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=_over_all(bias, k))
-
-
 def attend_pixels(q: Tensor, k: Tensor, v: Tensor, edit: AttentionEdit | None, name: str) -> Tensor:
     """Pixels to pixels, N = M."""
     if edit is None:
-        return attend(q, k, v)
+        return attention(q, k, v)
     pixels = q.shape[2]
     function, perturbed = edit.function_of(name, pixels), edit.perturbs(name, pixels)
-    if function is not None:
-        return _applied(function, _maps(q, k, None)) @ v
-    if perturbed is not None and bool(perturbed.all()):
-        return v
     content, of_map = edit.borrowed("content", name, pixels), edit.borrowed("map", name, pixels)
-    if content is None and of_map is None:
-        out = attend(q, k, v)
+    if function is not None:
+        out = _applied(function, _maps(q, k, None), name) @ v
+    elif content is None and of_map is None:
+        out = attention(q, k, v)
     else:
         out = attention(q, k, v, q_rows=of_map, k_rows=of_map if content is None else content, v_rows=content)
     return out if perturbed is None else _where(perturbed, v, out)
@@ -43,25 +37,32 @@ def attend_pixels(q: Tensor, k: Tensor, v: Tensor, edit: AttentionEdit | None, n
 def attend_text(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, edit: AttentionEdit | None, name: str) -> Tensor:
     """Pixels to text, or to text and then pixels in one softmax (M > T)."""
     if edit is None:
-        return attend(q, k, v, bias)
+        return attention(q, k, v, bias=bias)
     pixels, joint = q.shape[2], k.shape[2] > edit.tokens
     of_map = perturbed = None
+    own = v
     if joint:
         k, v = _with_content(k, v, edit, name)
         of_map, perturbed = edit.borrowed("map", name, pixels), edit.perturbs(name, pixels)
     captures = [capture for capture in edit.captures if capture.heat.takes(name, pixels)]
     function = edit.function_of(name, pixels)
     if function is not None:
-        maps = _applied(function, _maps(q, k, bias))
+        maps = _applied(function, _maps(q, k, bias), name)
         _deliver([(maps[..., : edit.tokens] @ capture.probe[:, None].to(maps), capture) for capture in captures], q)
-        return maps @ v
-    call = TextCall(q, k, v, bias, edit.tables(of_map), edit.pixels if of_map is None else "borrow")
-    out = _captured(call, captures)
-    return out if perturbed is None else _where(perturbed, _to_itself(q, k, v, bias, edit.tokens), out)
+        run: Callable[[Tensor], Tensor] = partial(torch.matmul, maps)
+        out = run(v)
+    else:
+        call = TextCall(q, k, v, bias, edit.tables(of_map), edit.pixels)
+        if of_map is not None and edit.pixel_edit is not None:
+            call = call._replace(borrows=True, unborrowed=edit.pixel_edit.unborrowed)
+        run = call.of
+        out = _captured(call, captures)
+    return out if perturbed is None else _where(perturbed, _to_itself(run, own, edit.tokens), out)
 
 
 class TextCall(NamedTuple):
-    """Attention to text: what is passed on. tables: source, transfer and keep, where maps are edited."""
+    """Attention to text: what is passed on. tables: source, transfer and keep, where maps are edited. borrows: whether
+    pixel columns are the source's, but for the rows (B,) unborrowed."""
 
     q: Tensor
     k: Tensor
@@ -69,14 +70,23 @@ class TextCall(NamedTuple):
     bias: Tensor | None
     tables: tuple[Tensor, Tensor, Tensor] | None
     pixels: str
+    borrows: bool = False
+    unborrowed: Tensor | None = None
 
     def run(self, probe: Tensor | None = None, heat: Tensor | None = None) -> Tensor:
         q, k, v, bias = self[:4]
         if self.tables is None:
-            return attend(q, k, v, bias) if probe is None else attention(q, k, v, bias=bias, probe=probe, heat=heat)
+            return attention(q, k, v, bias=bias, probe=probe, heat=heat)
         source, transfer, keep = self.tables
-        how = {"source": source, "transfer": transfer, "keep": keep}
-        return edited_attention(q, k, v, **how, pixels=self.pixels, bias=bias, probe=probe, heat=heat)
+        edited = partial(edited_attention, q, k, v, source=source, transfer=transfer, keep=keep, bias=bias)
+        out = edited(pixels="borrow" if self.borrows else self.pixels, probe=probe, heat=heat)
+        if self.unborrowed is None:
+            return out
+        return _where(self.unborrowed, edited(pixels=self.pixels), out)  # text columns are the same in both
+
+    def of(self, v: Tensor) -> Tensor:
+        """The same of other values."""
+        return self._replace(v=v).run()
 
     def apart(self) -> TextCall:
         """The same with one head in each of B heads rows."""
@@ -87,7 +97,8 @@ class TextCall(NamedTuple):
         if tables is not None:
             source = (tables[0][:, None] * heads + torch.arange(heads, device=q.device)).flatten()
             tables = (source, *(part.repeat_interleave(heads, 0) for part in tables[1:]))  # type: ignore[assignment]
-        return TextCall(q, k, v, bias, tables, self.pixels)
+        unborrowed = None if self.unborrowed is None else self.unborrowed.repeat_interleave(heads, 0)
+        return TextCall(q, k, v, bias, tables, self.pixels, self.borrows, unborrowed)
 
 
 def _captured(call: TextCall, captures: Sequence[Capture]) -> Tensor:
@@ -123,12 +134,12 @@ def _with_content(k: Tensor, v: Tensor, edit: AttentionEdit, name: str) -> tuple
     return torch.cat([k[:, :, :text], k[rows, :, text:]], 2), torch.cat([v[:, :, :text], v[rows, :, text:]], 2)
 
 
-def _to_itself(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, text: int) -> Tensor:
-    """Attention to the text as it is; what falls on pixels falls on the pixel itself."""
-    words = F.pad(v[:, :, :text], (0, 1, 0, k.shape[2] - text))  # one more value: how much falls on pixels
-    words[:, :, text:, -1] = 1
-    out = attend(q, k, words, bias)
-    return out[..., :-1] + out[..., -1:] * v[:, :, text:]
+def _to_itself(run: Callable[[Tensor], Tensor], v: Tensor, text: int) -> Tensor:
+    """What `run` makes of the words among the values v; what falls on pixels falls on the pixel itself."""
+    on_pixels = torch.zeros_like(v)
+    on_pixels[:, :, text:, 0] = 1
+    words = F.pad(v[:, :, :text], (0, 0, 0, v.shape[2] - text))
+    return run(words) + run(on_pixels)[..., :1] * v[:, :, text:]
 
 
 def _maps(q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
@@ -137,14 +148,20 @@ def _maps(q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
     return (scores if bias is None else scores + _over_all(bias, k)).softmax(-1)
 
 
-def _applied(edit: MapEdit, maps: Tensor) -> Tensor:
-    """The user's function of every map that has a source other than itself."""
+def _applied(edit: MapEdit, maps: Tensor, name: str) -> Tensor:
+    """The user's function of every map that has a source other than itself. It is given copies: what it does to them
+    changes no other row."""
     made = []
     for row, source in enumerate(edit.source.tolist()):
-        result = maps[row] if source == row else edit.function(maps[source], maps[row], edit.progress)
-        if not isinstance(result, Tensor) or result.shape != maps[row].shape:
-            came = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
-            raise ValueError(f"the edit function returned {came}; expected a map of shape {tuple(maps[row].shape)}")
+        if source == row:
+            made.append(maps[row])
+            continue
+        result, shape = edit.function(maps[source].clone(), maps[row].clone(), edit.progress), tuple(maps[row].shape)
+        if not isinstance(result, Tensor) or tuple(result.shape) != shape or not result.is_floating_point():
+            came = f"{result.dtype} {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
+            raise ValueError(f"the edit function returned {came} in {name}; expected a map of floats {shape}")
+        if not bool(result.isfinite().all()):
+            raise ValueError(f"the edit function returned NaN or infinity in {name}, a map {shape}; return finite maps")
         made.append(result.to(maps))
     return torch.stack(made)
 

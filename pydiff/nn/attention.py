@@ -56,6 +56,7 @@ class TextLayer(Layer):
     """A layer that reads text. `layer` is its place in `Prepared.text`, given by the network that holds it."""
 
     layer = 0
+    heads: int
 
     def text_keys(self, text: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values (B, heads, T, d) of text (B, T, text_dim)."""

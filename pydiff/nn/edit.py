@@ -30,11 +30,13 @@ class Layers(NamedTuple):
 class PixelEdit(NamedTuple):
     """How pixels attend to pixels, in some layers. source (B,) int64: the row that a row borrows from, its own for one
     that is left alone. borrow: "map", its queries and keys (Prompt-to-Prompt, plug-and-play), or "content", its keys
-    and values (MasaCtrl, cross-frame attention)."""
+    and values (MasaCtrl, cross-frame attention). unborrowed (B,) bools: the rows whose text is edited and whose pixels
+    are left alone, if there are any beside rows that borrow maps."""
 
     source: Tensor
     borrow: str
     layers: Layers = Layers()
+    unborrowed: Tensor | None = None
 
 
 class RowsIn(NamedTuple):
@@ -62,7 +64,8 @@ class AttentionEdit(NamedTuple):
     None: text attention is left alone. pixels: what becomes of pixel columns that stand in one softmax with the text:
     "rescale" so that rows sum to 1, or "keep". pixel_edit: how pixels attend to pixels, beside text too. perturbed:
     rows in which a pixel attends to no pixel but itself (perturbed-attention guidance). features: rows whose residual
-    branch replaces a row's own (plug-and-play). map_edit: a user's function. captures: what is captured of text maps.
+    branch replaces a row's own (plug-and-play). pooled (B,) int64: whose pooled text a row is told. map_edit: a user's
+    function. captures: what is captured of text maps.
     """
 
     tokens: int
@@ -73,6 +76,7 @@ class AttentionEdit(NamedTuple):
     pixel_edit: PixelEdit | None = None
     perturbed: RowsIn | None = None
     features: RowsIn | None = None
+    pooled: Tensor | None = None
     map_edit: MapEdit | None = None
     captures: tuple[Capture, ...] = ()
 
@@ -129,15 +133,18 @@ class Heat:
         return self.layers.has(name, pixels) and (self.sizes is None or pixels in self.sizes)
 
     def place(self, q: Tensor, columns: int) -> Tensor:
-        """Where a layer with queries q (B, heads, N, d) adds its share: (B, N, K), or (B, heads, N, K)."""
-        pixels = q.shape[2]
-        if pixels not in self.sums:
-            dtype = torch.promote_types(q.dtype, torch.float32)
-            shape = (*q.shape[: 2 if self.heads else 1], pixels, columns)
-            self.sums[pixels] = torch.zeros(shape, dtype=dtype, device=q.device)
-            self.counts[pixels] = 0
-        self.counts[pixels] += 1
-        return self.sums[pixels]
+        """Where a layer with queries q (B, heads, N, d) adds its share: (B, N, K), or (B, heads, N, K). The sums have
+        as many rows as the largest B, since a run may evaluate fewer branches at some levels: the first ones."""
+        rows, heads, pixels = q.shape[:3]
+        before = self.sums.get(pixels)
+        if before is None or len(before) < rows:
+            shape = (rows, heads, pixels, columns) if self.heads else (rows, pixels, columns)
+            sums = torch.zeros(shape, dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
+            if before is not None:
+                sums[: len(before)] = before
+            self.sums[pixels] = sums
+        self.counts[pixels] = self.counts.get(pixels, 0) + 1
+        return self.sums[pixels][:rows]
 
     def mean(self, pixels: int) -> Tensor:
         """Over layers and steps, (B, N, K) or (B, heads, N, K)."""

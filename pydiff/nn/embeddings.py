@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pydiff.nn.activations import ACTIVATIONS
-from pydiff.nn.attend import attend
 from pydiff.nn.attention import split_heads
+from pydiff.ops.attention import attention
 
 _MAX_PERIOD = 10000
 
@@ -60,7 +60,7 @@ class AttentionPooling(nn.Module):
         mean = states.mean(dim=1, keepdim=True) + self.positional_embedding
         states = torch.cat([mean, states], dim=1)  # (B, 1 + T, D)
         q, k, v = self.q_proj(mean), self.k_proj(states), self.v_proj(states)
-        pooled = attend(*(split_heads(tensor, self.heads) for tensor in (q, k, v)))  # (B, heads, 1, d)
+        pooled = attention(*(split_heads(tensor, self.heads) for tensor in (q, k, v)))  # (B, heads, 1, d)
         return pooled.flatten(1)
 
 

@@ -7,12 +7,14 @@ Prompt-to-Prompt (Hertz et al. 2022). Text comes first: T of the M keys.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from pydiff.ops import native
+from pydiff.ops import attention_triton, native
 from pydiff.ops.attention_call import PIXELS, Call, Edit, check, check_edit
 from pydiff.ops.attention_torch import composed, composed_edit, formed, formed_edit
 
@@ -40,7 +42,7 @@ def attention(
     """
     call = check(Call(q, k, v, bias, probe, heat, (q_rows, k_rows, v_rows)))
     run = _serves(call)
-    return composed(call) if run is None else _native(run, call)
+    return composed(call) if run is None else run(call)
 
 
 def edited_attention(
@@ -68,7 +70,7 @@ def edited_attention(
     call = check(Call(q, k, v, bias, probe, heat))
     edit = check_edit(call, Edit(source, transfer, keep, pixels))
     run = _serves(call, transfer, keep)
-    return composed_edit(call, edit) if run is None else _native(run, call, edit)
+    return composed_edit(call, edit) if run is None else run(call, edit)
 
 
 def attention_reference(
@@ -105,39 +107,46 @@ def edited_attention_reference(
     return formed_edit(call, check_edit(call, Edit(source, transfer, keep, pixels)))
 
 
-def _serves(call: Call, *others: Tensor) -> ModuleType | None:
-    """The core when it has a kernel for this call."""
+def _serves(call: Call, *others: Tensor) -> Callable[..., Tensor] | None:
+    """What runs this call, or with an edit as its second argument: the core on a CPU, Triton on a GPU, if it can."""
     q, k, v, bias, probe, heat = call[:6]
-    module = native.serves(q, k, v, bias, probe, heat, *others)
-    served = module is not None and q.is_cpu and hasattr(module, "attention") and 0 not in (q.numel(), call.batch)
-    return module if served else None
+    if q.is_cuda:
+        module, run = attention_triton.serves(call, *others), attention_triton.run
+    else:
+        module, run = native.serves(q, k, v, bias, probe, heat, *others), _native
+    served = module is not None and hasattr(module, "attention") and 0 not in (q.numel(), call.batch)
+    return partial(run, module) if module is not None and served else None
 
 
 def _native(module: ModuleType, call: Call, edit: Edit | None = None) -> Tensor:
-    half = call.q.dtype == torch.float16
-    q, k, v = (_last_contiguous(x.float() if half else x) for x in call[:3])
+    q, k, v = call[:3]
+    half = q.dtype == torch.float16
+    if half:
+        q, k, v = q.float(), k.float(), v.float()
+    q, k, v = _last_contiguous(q), _last_contiguous(k), _last_contiguous(v)
     batch, (heads, n, dim) = call.batch, q.shape[1:]
-    out = q.new_empty(batch, n, heads, dim).transpose(1, 2)
-    bias, probe, transfer, keep = (
-        None if x is None else x.float().contiguous()
-        for x in (call.bias, call.probe, *((edit.transfer, edit.keep) if edit else (None, None)))
-    )
-    heat = None if call.heat is None else call.heat.contiguous()
+    out = q.new_empty_strided((batch, heads, n, dim), (n * heads * dim, dim, heads * dim, 1))
+    bias, probe, heat = _dense(call.bias), _dense(call.probe), None if call.heat is None else call.heat.contiguous()
+    transfer, keep = (None, None) if edit is None else (_dense(edit.transfer), _dense(edit.keep))
     own, text = list(range(batch)), edit.keep.shape[1] if edit else call.text
     module.attention(
-        *(_place(x) for x in (q, k, v, out)),
+        *(_place(q), _place(k), _place(v), _place(out)),
         q.dtype == torch.bfloat16,
         (heads, n, k.shape[2], dim, text, 0 if probe is None else probe.shape[2]),
-        tuple(own if rows is None else rows.tolist() for rows in call.rows),
-        *map(native.address, (bias, probe, heat)),
+        [own if rows is None else rows.tolist() for rows in call.rows],
+        *(native.address(bias), native.address(probe), native.address(heat)),
         edit.source.tolist() if edit else [],
-        *map(native.address, (transfer, keep)),
+        *(native.address(transfer), native.address(keep)),
         PIXELS.index(edit.pixels) if edit else 0,
         torch.get_num_threads(),
     )
-    if call.heat is not None and heat is not None and heat.data_ptr() != call.heat.data_ptr():
+    if call.heat is not None and heat is not None and heat is not call.heat:
         call.heat.copy_(heat)
     return out.half() if half else out
+
+
+def _dense(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.float().contiguous()
 
 
 def _last_contiguous(x: Tensor) -> Tensor:
@@ -146,4 +155,4 @@ def _last_contiguous(x: Tensor) -> Tensor:
 
 def _place(x: Tensor) -> tuple[int, ...]:
     """Where x (B, H, N, d) starts, its rows, and the elements between rows, heads and items."""
-    return x.data_ptr(), len(x), *x.stride()[:3]
+    return x.data_ptr(), x.shape[0], *x.stride()[:3]

@@ -24,7 +24,10 @@ class Call(NamedTuple):
     @property
     def batch(self) -> int:
         """Rows of the result."""
-        return next((rows.numel() for rows in self.rows if rows is not None), len(self.q))
+        for rows in self.rows:
+            if rows is not None:
+                return rows.numel()
+        return self.q.shape[0]
 
     @property
     def text(self) -> int:
@@ -45,12 +48,13 @@ class Edit(NamedTuple):
 def check(call: Call) -> Call:
     """The call with its bias (B, T). Raises ValueError when shapes, types or indices do not fit."""
     q, k, v = call[:3]
-    for name, x in (("q", q), ("k", k), ("v", v)):
-        if x.ndim != 4 or not x.is_floating_point() or x.dtype != q.dtype or x.device != q.device:
-            raise ValueError(f"{name} is {_describe(x)}; expected {q.dtype} (B, H, N, d) on {q.device}, floats as q is")
-        if x.shape[1] != q.shape[1] or x.shape[3] != q.shape[3] or x.shape[3] == 0:
-            raise ValueError(f"{name} has shape {tuple(x.shape)} for q {tuple(q.shape)}; heads and d must be the same")
-    if k.shape[2] != v.shape[2] or k.shape[2] == 0:
+    dtype, device, shapes = q.dtype, q.device, (q.shape, k.shape, v.shape)
+    for name, x, shape in zip("qkv", (q, k, v), shapes, strict=True):
+        if len(shape) != 4 or x.dtype != dtype or x.device != device or not dtype.is_floating_point:
+            raise ValueError(f"{name} is {_describe(x)}; expected {dtype} (B, H, N, d) on {device}, floats as q is")
+        if shape[1] != shapes[0][1] or shape[3] != shapes[0][3] or shape[3] == 0:
+            raise ValueError(f"{name} has shape {tuple(shape)} for q {tuple(q.shape)}; heads and d must be the same")
+    if shapes[1][2] != shapes[2][2] or shapes[1][2] == 0:
         raise ValueError(f"k {tuple(k.shape)} and v {tuple(v.shape)} must have as many keys as values, at least one")
     _check_rows(call)
     return _check_capture(_check_bias(call))
@@ -84,11 +88,12 @@ def check_indices(name: str, indices: Tensor, batch: int, rows: int) -> None:
 
 
 def _check_rows(call: Call) -> None:
+    batch = call.batch
     for name, x, rows in zip("qkv", call[:3], call.rows, strict=True):
         if rows is not None:
-            check_indices(f"{name}_rows", rows, call.batch, len(x))
-        elif len(x) != call.batch:
-            raise ValueError(f"{name} has {len(x)} rows; expected {call.batch}, or {name}_rows that choose among them")
+            check_indices(f"{name}_rows", rows, batch, x.shape[0])
+        elif x.shape[0] != batch:
+            raise ValueError(f"{name} has {len(x)} rows; expected {batch}, or {name}_rows that choose among them")
 
 
 def _check_bias(call: Call) -> Call:
@@ -101,7 +106,8 @@ def _check_bias(call: Call) -> Call:
         raise ValueError(
             f"bias is {_describe(bias)}; expected floats ({batch}, 1, 1, T), T <= {call.k.shape[2]}, on {call.q.device}"
         )
-    return call._replace(bias=bias.reshape(shape[0], shape[3]).expand(batch, -1))
+    bias = bias.reshape(shape[0], shape[3])
+    return call._replace(bias=bias if shape[0] == batch else bias.expand(batch, -1))
 
 
 def _check_capture(call: Call) -> Call:
@@ -111,12 +117,12 @@ def _check_capture(call: Call) -> Call:
     if probe is None or heat is None:
         return call
     text = call.k.shape[2] if call.bias is None else call.bias.shape[1]
-    fits = probe.ndim == 3 and len(probe) == batch and (probe.shape[1] == text or call.bias is None)
+    fits = probe.ndim == 3 and probe.shape[0] == batch and (probe.shape[1] == text or call.bias is None)
     if not fits or not 1 <= probe.shape[1] <= text or not probe.is_floating_point() or probe.device != call.q.device:
         tokens = f"T <= {text}" if call.bias is None else f"T = {text}, as bias has"
         raise ValueError(f"probe is {_describe(probe)}; expected floats ({batch}, T, K), {tokens}, on {call.q.device}")
     dtype, shape = torch.promote_types(call.q.dtype, torch.float32), (batch, n, probe.shape[2])
-    if tuple(heat.shape) != shape or heat.dtype != dtype or heat.device != call.q.device:
+    if heat.shape != shape or heat.dtype != dtype or heat.device != call.q.device:
         raise ValueError(f"heat is {_describe(heat)}; expected {dtype} {shape} on {call.q.device}")
     return call
 

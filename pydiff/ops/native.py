@@ -59,22 +59,27 @@ def why_missing() -> str | None:
 def serves(*tensors: Tensor | None) -> ModuleType | None:
     """The core when it can compute with these tensors: all on one device, floats of at most 32 bits, no gradient."""
     module = core()
+    if module is None or not plain(*tensors):
+        return None
+    cuda = any(tensor.is_cuda for tensor in tensors if tensor is not None)
+    return module if not cuda or module.cuda else None
+
+
+def plain(*tensors: Tensor | None) -> bool:
+    """Whether a kernel may read the memory of these tensors: all on the CPU or on one CUDA device, floats of at most 32
+    bits, no gradient and no tracing."""
     tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined]
-    if module is None or tracing or torch.compiler.is_compiling():
-        return None
+    if tracing or torch.compiler.is_compiling():
+        return False
     given = [tensor for tensor in tensors if tensor is not None]
-    first = given[0]
-    if first.is_cuda:
-        if not module.cuda or any(tensor.device != first.device for tensor in given):
-            return None
-    elif not all(tensor.is_cpu for tensor in given):
-        return None
-    gradient = torch.is_grad_enabled()
-    for tensor in given:
-        plain = type(tensor).__torch_dispatch__ is _DISPATCH
-        if tensor.dtype not in FLOATS or not plain or (gradient and tensor.requires_grad):
-            return None
-    return module
+    device, gradient = given[0].device, torch.is_grad_enabled()
+    return device.type in ("cpu", "cuda") and all(
+        tensor.device == device
+        and tensor.dtype in FLOATS
+        and type(tensor).__torch_dispatch__ is _DISPATCH
+        and not (gradient and tensor.requires_grad)
+        for tensor in given
+    )
 
 
 _DISPATCH = Tensor.__torch_dispatch__  # a subclass that overrides it (a fake, a quantised tensor) has no plain memory

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import numbers
 from collections.abc import Sequence
@@ -16,6 +17,13 @@ def otherwise(value: Any, default: Any) -> Any:
 
 def is_list(value: Any) -> TypeGuard[Sequence[Any]]:
     return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+
+
+def unusual(options: Any) -> dict[str, Any]:
+    """The fields of a dataclass of options that are not as they are when nothing is said."""
+    usual = type(options)()
+    fields = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+    return {name: value for name, value in fields.items() if value != getattr(usual, name)}
 
 
 def integer(name: str, value: Any, low: int, high: int | None = None) -> int:

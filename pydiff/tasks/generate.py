@@ -13,6 +13,7 @@ from pydiff.cascade import INPAINT, INSTRUCT, PLAIN, RESTORE, UPSCALE, Cascade, 
 from pydiff.images import from_user
 from pydiff.tasks import unclip
 from pydiff.tasks.begin import Begin, Now, from_low_res, from_noise
+from pydiff.tasks.cross_frame import across_frames
 from pydiff.tasks.plan import sizes_of, stages_to
 from pydiff.tasks.request import Call, make_request
 from pydiff.tasks.run import Request
@@ -33,8 +34,11 @@ def generate(
     height: int | None = None,
     width: int | None = None,
     latents: Tensor | None = None,
+    cross_frame: bool = False,
 ) -> Request:
     """All stages up to the one that makes `size`, or up to the last for height and width of its picture."""
+    if not isinstance(cross_frame, bool):
+        raise ValueError(f"cross_frame is {cross_frame!r}; expected True or False")
     stages = stages_to(cascade, size)
     if stages[0].kind != PLAIN:
         raise ValueError(f"{cascade.name} does not begin from noise alone; {HINTS[stages[0].kind]}")
@@ -50,7 +54,7 @@ def generate(
     wanted = make_request("generate", cascade, stages, begins, call, sizes, said, {"denoising_end": None}, steers)
     if latents is not None:
         check_latents(latents, stages[0], sizes[0], len(wanted.seeds))
-    return wanted
+    return across_frames(wanted) if cross_frame else wanted
 
 
 def check_latents(latents: Any, stage: Stage, size: tuple[int, int], count: int) -> None:

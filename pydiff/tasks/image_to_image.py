@@ -29,7 +29,7 @@ def image_to_image(cascade: Cascade, image: Any, call: Call, *, size: int | None
         raise ValueError(f"{cascade.name} does not begin from a noised picture; {HINTS[stages[0].kind]}")
     if "unclip" in stages[0].traits:
         raise ValueError(f"{cascade.name} begins from an embedding of its own, not from a picture")
-    given, sizes = _picture(image, stages)
+    given, sizes = picture_of(image, stages)
     begins: list[Begin] = [partial(from_picture, image=given), *(partial(_later, image=given) for _ in stages[1:])]
     parts = {**dict.fromkeys(PARTS), "strength": STRENGTH}
     wanted = make_request("image_to_image", cascade, stages, begins, call, sizes, parts=parts)
@@ -40,7 +40,7 @@ def image_to_image(cascade: Cascade, image: Any, call: Call, *, size: int | None
     return wanted
 
 
-def _picture(image: Any, stages: tuple[Stage, ...]) -> tuple[Tensor, list[tuple[int, int]]]:
+def picture_of(image: Any, stages: tuple[Stage, ...]) -> tuple[Tensor, list[tuple[int, int]]]:
     """Latents or a picture (B, 3, H, W), and the size of every stage's picture."""
     first = stages[0]
     if isinstance(image, Tensor) and image.ndim == 4 and image.shape[1] == first.channels != 3:
@@ -65,15 +65,18 @@ def from_picture(now: Now, image: Tensor) -> Start:
     return Start(x, now.noise, branches(now))
 
 
-def encoded(now: Now, image: Tensor) -> Tensor:
-    """x0 of a picture (1 or B, 3, H, W), or of latents, which it is already: one row per picture of the batch."""
+def encoded(now: Now, image: Tensor, *, drawn: bool = True) -> Tensor:
+    """x0 of a picture (1 or B, 3, H, W), or of latents, which it is already: one row per picture of the batch. Latents
+    of a picture are drawn from their posterior, or are its mean."""
     stage, count = now.plan.stage, len(now.noise)
     if image.shape[1] == stage.channels != 3:
         return now.as_weights(image).expand(count, -1, -1, -1)
     picture = now.as_weights(resized(image, now.plan))
     if stage.codec is None:
         return picture.expand(count, -1, -1, -1)
-    noise = now.noise(stage.shape(now.plan.size), dtype=stage.codec.dtype, device=picture.device)
+    noise = None
+    if drawn:
+        noise = now.noise(stage.shape(now.plan.size), dtype=stage.codec.dtype, device=picture.device)
     return stage.codec.scaled(now.plan.encoded(picture.expand(count, -1, -1, -1), noise))
 
 

@@ -17,9 +17,11 @@ from pydiff.diffusion.thresholding import make_threshold
 from pydiff.images import OUTPUT_TYPES
 from pydiff.ops.guided_step import Threshold
 from pydiff.tasks.checks import integer, is_list, number, otherwise
+from pydiff.tasks.perturbed import plan_perturbed
 
 PerStage = float | Sequence[Any] | Callable[[int, int], float] | None
 PRIOR = ("prior_num_inference_steps", "prior_guidance_scale")  # options of unCLIP's prior
+OF_ONE: Mapping[str, type] = {"timesteps": numbers.Integral, "pag_layers": str}  # lists of these are for one stage
 CODING = ("vae_tiling", "vae_slicing")
 PARTS = ("strength", "denoising_start", "denoising_end")  # how much of a stage's run is walked
 NO_PARTS: Mapping[str, float | None] = {}
@@ -33,14 +35,16 @@ class Options:
     num_inference_steps: at least 1. timesteps, in their place: descending training timesteps, or the name or counts of
     a respacing ("smart50"). guidance_scale: up to 1 is no guidance; a function (level, levels) -> scale makes it vary
     over a run, as does a list in the place of a stage's number. image_guidance_scale: how closely to keep to the
-    picture, of stages that follow instructions. guidance_rescale: phi in [0, 1]. sampler: ddpm, ddim, pndm, euler,
-    euler_ancestral, dpmpp_2m, dpmpp_2m_sde, heun or edm. eta: noise of ddim, in [0, 1]. thresholding: none, static or
-    dynamic, with percentile in [0, 1] and max_value; without it those two change the folder's own. noise_level: of a
-    super-resolution stage's low-res picture, 0 to 999; one number is for all such stages. Of the first stage only:
-    strength, the share of the steps that changes a picture; denoising_start and denoising_end, shares of the noise
-    levels, (0, 1), at which a run takes over from another and leaves off. Of every stage with an autoencoder:
-    vae_tiling, pictures are coded tile by tile, and vae_slicing, one after the other: less memory, and with tiles a
-    slightly other picture.
+    picture, of stages that follow instructions. guidance_rescale: phi in [0, 1]. pag_scale: of perturbed-attention
+    guidance (`pydiff.tasks.perturbed`), 0 is none, said as guidance_scale is; pag_adaptive_scale: how much less of it
+    per timestep; pag_layers: where, names with * for any part, by default the middle of the network. sampler: ddpm,
+    ddim, pndm, euler, euler_ancestral, dpmpp_2m, dpmpp_2m_sde, heun or edm. eta: noise of ddim, in [0, 1].
+    thresholding: none, static or dynamic, with percentile in [0, 1] and max_value; without it those two change the
+    folder's own. noise_level: of a super-resolution stage's low-res picture, 0 to 999; one number is for all such
+    stages. Of the first stage only: strength, the share of the steps that changes a picture; denoising_start and
+    denoising_end, shares of the noise levels, (0, 1), at which a run takes over from another and leaves off. Of every
+    stage with an autoencoder: vae_tiling, pictures are coded tile by tile, and vae_slicing, one after the other: less
+    memory, and with tiles a slightly other picture.
     """
 
     num_inference_steps: PerStage = None
@@ -48,6 +52,9 @@ class Options:
     guidance_scale: PerStage = None
     image_guidance_scale: PerStage = None
     guidance_rescale: PerStage = None
+    pag_scale: PerStage = None
+    pag_adaptive_scale: PerStage = None
+    pag_layers: str | Sequence[Any] | None = None
     sampler: str | Sequence[str | None] | None = None
     eta: PerStage = None
     thresholding: str | Sequence[str | None] | None = None
@@ -65,7 +72,7 @@ class Options:
         values = {}
         for name in self.__dataclass_fields__:
             value = getattr(self, name)
-            if is_list(value) and not (name == "timesteps" and all(isinstance(t, numbers.Integral) for t in value)):
+            if is_list(value) and not (name in OF_ONE and all(isinstance(entry, OF_ONE[name]) for entry in value)):
                 if len(value) != stages:
                     raise ValueError(f"{name} lists {len(value)} values, but {stages} stages run; give one per stage")
                 values[name] = value[index]
@@ -128,6 +135,8 @@ def plan_stage(stage: Stage, values: Mapping[str, Any], size: tuple[int, int]) -
     scale = _scale("guidance_scale", otherwise(values["guidance_scale"], stage.defaults.guidance_scale), table.levels)
     rescale = number("guidance_rescale", otherwise(values["guidance_rescale"], 0.0), 0, 1)
     image_scale = _image_scale(stage, values["image_guidance_scale"], table.levels)
+    pag_scale = _scale("pag_scale", otherwise(values["pag_scale"], 0.0), table.levels)
+    pag = plan_perturbed(stage, pag_scale, values["pag_adaptive_scale"], values["pag_layers"], table)
     threshold = _threshold(stage.sampling.threshold, values)
     level = _noise_level(stage, values["noise_level"])
     said = {
@@ -135,6 +144,7 @@ def plan_stage(stage: Stage, values: Mapping[str, Any], size: tuple[int, int]) -
         "guidance_scale": scale,
         "image_guidance_scale": image_scale,
         "guidance_rescale": rescale,
+        **pag.said,
         "sampler": sampler,
         "thresholding": threshold.kind,
         "percentile": threshold.percentile if threshold.kind == "dynamic" else None,
@@ -142,8 +152,8 @@ def plan_stage(stage: Stage, values: Mapping[str, Any], size: tuple[int, int]) -
         "noise_level": level,
         **{name: values[name] for name in CODING},
     }
-    guidance = make_guidance(scale, image_scale, table.levels, rescale)
-    return StagePlan(stage, table, guidance, threshold, size, level, said, _coding(stage, values))
+    guidance = pag.applied(make_guidance(scale, image_scale, table.levels, rescale))
+    return StagePlan(stage, table, guidance, threshold, size, level, said, _coding(stage, values), pag.layers)
 
 
 def _table(stage: Stage, sampler: Any, values: Mapping[str, Any]) -> tuple[StepTable, dict[str, Any]]:

@@ -14,6 +14,7 @@ from pydiff.diffusion.noise import Noise
 from pydiff.models.unet2d import UNet2D
 from pydiff.tasks.begin import Begin, Micro, micro_fields
 from pydiff.tasks.checks import integer, is_list, per_prompt
+from pydiff.tasks.heat import HEAT, capturing
 from pydiff.tasks.plan import NO_PARTS, PRIOR, Options, make_options, plan_stages
 from pydiff.tasks.run import Request, StepEnd
 from pydiff.tasks.seeds import Generators, Seed, generators
@@ -26,7 +27,7 @@ class Call:
     """The arguments that every task takes. options: by name, those of `Options` and of `Micro`; prompt_2 and
     negative_prompt_2 for a second text encoder; prompt_embeds, negative_prompt_embeds, pooled_prompt_embeds and
     negative_pooled_prompt_embeds in place of words; clip_skip, weighting, chunks and clean_caption, how the text
-    encoder reads."""
+    encoder reads; those of `HeatOptions`, what is captured of attention."""
 
     prompt: Prompt = None
     negative_prompt: Prompt = None
@@ -42,7 +43,7 @@ class Call:
 
     def sampling(self) -> Options:
         """How to sample; refuses unknown options."""
-        others = (*EMBEDDINGS, *SECOND, *READING, *PRIOR, *Micro.__dataclass_fields__)
+        others = (*EMBEDDINGS, *SECOND, *READING, *PRIOR, *Micro.__dataclass_fields__, *HEAT)
         return make_options({name: value for name, value in self.options.items() if name not in others})
 
 
@@ -82,6 +83,7 @@ def make_request(
         labels,
         call.callback_on_step_end,
         {**call.chosen(READING), **micro, **said},
+        changes=capturing(call.chosen(HEAT), plans[0], words, guided),
     )
 
 

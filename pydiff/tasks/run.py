@@ -17,9 +17,11 @@ from pydiff._version import __version__
 from pydiff.cascade import Cascade, Leg, StagePlan, Start, State, run
 from pydiff.diffusion import loop
 from pydiff.diffusion.noise import Noise
+from pydiff.heat import HeatMaps
 from pydiff.images import to_output, to_pil, write_png
 from pydiff.tasks.begin import Begin, Micro, Now
 from pydiff.tasks.changes import Change
+from pydiff.tasks.perturbed import with_perturbed
 from pydiff.tasks.plan import PRIOR, Options, check_output_type
 from pydiff.tasks.words import READING, SECOND, Told, Words, encode_all
 from pydiff.text.encoders import TextEncoder
@@ -38,9 +40,9 @@ class Result:
     """What a run made.
 
     images: the last stage's pictures (a list of PIL pictures, or an array or tensor, as output_type says). stages: the
-    same for every stage that ran, small first. heat: captured attention by word. seeds: one per picture, None where the
-    caller gave generators. timings: seconds of the text encoder, of each stage and of all. settings: per picture, what
-    makes it again.
+    same for every stage that ran, small first. heat: where captured words looked, by word; empty unless asked for with
+    `capture`. seeds: one per picture, None where the caller gave generators. timings: seconds of the text encoder, of
+    each stage and of all. settings: per picture, what makes it again.
     """
 
     images: Any
@@ -48,7 +50,7 @@ class Result:
     seeds: list[int | None]
     timings: dict[str, Any]
     settings: list[dict[str, Any]]
-    heat: dict[str, Any] = field(default_factory=dict)
+    heat: HeatMaps = field(default_factory=HeatMaps)
 
     def save(self, path: str | Path, index: int = 0) -> Path:
         """Write picture `index` as a PNG that carries its settings. ValueError when there can be no such file."""
@@ -142,6 +144,7 @@ def _leg(wanted: Request, index: int, told: Mapping[int, Told], walk: Walk) -> L
         start = begin(now)
         for change in wanted.changes if index == 0 else ():
             start = change(start)
+        start = start if plan.perturbed is None else with_perturbed(start, plan.perturbed)
         return start if wanted.on_step_end is None else _watched(start, wanted.on_step_end, walk)
 
     return Leg(plan, started)
@@ -166,16 +169,19 @@ def finish(wanted: Request, output_type: str = "pil", watch: Watch | None = None
     began = time.perf_counter()
     timings: dict[str, Any] = {"stages": [0.0] * len(wanted.plans)}
     finished: list[Tensor] = []
+    heat = HeatMaps()
     for state in states(wanted, timings, decode=output_type != "latent"):
         timings["stages"][state.stage] += state.seconds
         if state.picture is not None:
             finished.append(state.picture)
+        heat = heat if state.heat is None else state.heat
         if watch is not None:
             watch(state)
     stages = tuple(to_output(x, output_type) for x in finished)
     timings["total"] = time.perf_counter() - began
     settings = [settings_of(wanted, index) for index in range(len(wanted.seeds))]
-    return Result(stages[-1], stages, wanted.seeds, timings, settings)
+    heat = heat.over(stages[-1]) if heat and output_type == "pil" else heat
+    return Result(stages[-1], stages, wanted.seeds, timings, settings, heat)
 
 
 def previews(wanted: Request) -> Iterates[Preview, None, None]:

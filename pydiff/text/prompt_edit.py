@@ -57,12 +57,17 @@ def prompt_edit(
 
 
 def word_probe(
-    prompts: Sequence[PromptColumns], words: Phrase | Sequence[Phrase], *, compat: str | None = None
+    prompts: Sequence[PromptColumns],
+    words: Phrase | Sequence[Phrase],
+    *,
+    name: str = "words",
+    compat: str | None = None,
 ) -> Tensor:
     """(B, T): 1 where a column of a prompt belongs to one of the words, which need not be in all prompts. Its product
-    with attention maps is the attention to the words. Raises ValueError for a word that no prompt has."""
+    with attention maps is the attention to the words. Raises ValueError, with the option's name, for a word that no
+    prompt has."""
     check_compat(compat)
-    return _per_column("words", prompts, 0.0, {phrase: [1.0] * len(prompts) for phrase in phrases(words)}, compat)
+    return _per_column(name, prompts, 0.0, {phrase: [1.0] * len(prompts) for phrase in phrases(words)}, compat)
 
 
 def _per_column(

@@ -78,7 +78,7 @@ def load_network(
         network.load_state_dict({name: state.pop(stored[name]) for name in stored}, assign=True)
 
     when_read(read)
-    return network.eval()
+    return network.eval().requires_grad_(False)
 
 
 def _stored_names(folder: Path, header: Iterable[str], rename: Rename) -> dict[str, str]:

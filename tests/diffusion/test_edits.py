@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pydiff.diffusion.edits import TokenEdit, edit_table, edited_levels
+from pydiff.diffusion.edits import TokenEdit, edit_table, edited_levels, of_targets
 
 
 def token_edit(length: int = 3, start: int = 1, stop: int = 3, weight: float = 2.0) -> TokenEdit:
@@ -30,7 +30,7 @@ def test_rows():
     assert [row.transfer.sum((1, 2)).tolist() for row in table.rows] == [
         [0, 0, 0], [0, 2, 0], [0, 2, 2], [0, 0, 0], [0, 0, 0],
     ]  # fmt: skip
-    assert [row.source.tolist() for row in table.rows] == [[0, 1, 2], [0, 0, 2], [0, 0, 0], [0, 0, 0], [0, 1, 2]]
+    assert [row.source.tolist() for row in table.rows] == [[0, 1, 2], [0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 1, 2]]
     assert [row.borrows for row in table.rows] == [False, True, True, True, False]
     assert [None if row.self_source is None else row.self_source.tolist() for row in table.rows] == [
         [0, 0, 0], [0, 0, 0], None, None, None,
@@ -70,3 +70,19 @@ def test_levels_of_a_share(share, levels, exact, text, pixels):
     assert edited_levels("share", [0, share], levels, compat="google", extra=1) == (0, text)
     assert edited_levels("share", (0.0, share), levels, compat="google") == (0, pixels)
     assert edited_levels("share", (share, 1.0), levels) == (exact, levels)
+
+
+def test_every_target_has_its_own_table():
+    targets = [token_edit(), token_edit(start=2)]
+    pixels, words = (edit_table(targets, 4, self_levels=levels) for levels in ((0, 3), (0, 0)))
+    made = of_targets([words, pixels])
+    assert of_targets([words, words]) is words
+    for level in range(4):
+        row = made.at(level)
+        assert torch.equal(row.transfer, words.at(level).transfer)
+        assert torch.equal(row.keep, words.at(level).keep)
+        assert row.borrows == words.at(level).borrows
+    assert [None if row.self_source is None else row.self_source.tolist() for row in made.rows] == [
+        [0, 1, 0], [0, 1, 0], [0, 1, 0], None,
+    ]  # fmt: skip
+    assert [row.source.tolist() for row in made.rows[:2]] == [[0, 1, 2], [0, 0, 0]]  # pixels alone, then beside words

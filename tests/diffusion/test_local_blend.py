@@ -52,15 +52,16 @@ def test_the_null_text_notebook(excluded):
     assert not mask.all()
     for step in range(steps):
         expected = google.blend_null_text(x, A, alpha, step, steps, other)
-        made = blended(x, mask) if step >= blend.first_level(steps) else x
+        made = blended(x, mask) if step >= blend.span(steps)[0] else x
         assert torch.allclose(made, expected, atol=1e-15)
 
 
 def test_where_blending_begins():
-    assert BLENDS["stable"].first_level(50) == 0
-    assert [BLENDS["null_text"].first_level(levels) for levels in (50, 9, 4)] == [10, 2, 1]
-    assert [BLENDS["null_text"].first_level(levels, compat="google") for levels in (50, 9, 4)] == [10, 1, 0]
-    assert LocalBlend(start=1.0).first_level(10) == 10
+    assert BLENDS["stable"].span(50) == (0, 50)
+    assert [BLENDS["null_text"].span(levels)[0] for levels in (50, 9, 4)] == [10, 2, 1]
+    assert [BLENDS["null_text"].span(levels, compat="google")[0] for levels in (50, 9, 4)] == [10, 1, 0]
+    assert LocalBlend(start=1.0).span(10) == (10, 10)
+    assert LocalBlend(start=0.2, stop=0.7).span(10) == (2, 7)
 
 
 def test_words_that_nothing_looks_at():

@@ -48,7 +48,7 @@ def test_every_phase_goes_on_and_is_exported(
     phases(monkeypatch, 2)
     train.train(tmp_path, list(recipe.PHASES))
     said = capsys.readouterr().out
-    for name in ("base", "super_256", "super_1024"):
+    for name in ("base", "super_256", "super_1024", "palette"):
         assert f"{name}: goes on from step 1" in said
         tensors, facts = checkpoint.load(tmp_path / f"{name}.safetensors")
         assert (first[name][1]["step"], facts["step"]) == (1, 2)
@@ -70,6 +70,14 @@ def _check_export(work: Path) -> None:
     for name, tensor in pipe.cascade.stages[0].unet.state_dict().items():
         assert torch.equal(tensor, average[name])
     assert pipe.generate("a red ring", seed=1, size=256, num_inference_steps=[1, 1]).images[0].size == (256, 256)
+    restorer = pydiff.load(home / "palette")
+    average = checkpoint.part(checkpoint.load(work / "palette.safetensors")[0], "ema.unet.")
+    for name, tensor in restorer.cascade.stages[0].unet.state_dict().items():
+        assert torch.equal(tensor, average[name])
+    again = work / "again"
+    export.unpack(home, again)
+    assert {path.stem for path in again.iterdir()} == set(recipe.PHASES) - {"text"}
+    assert checkpoint.load(again / "palette.safetensors")[0]["model.unet.conv_in.weight"].shape[1] == 6
 
 
 def test_a_state_on_disk_comes_back_and_is_never_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

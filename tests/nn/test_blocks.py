@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention, AttnAddedKVProcessor
 from diffusers.models.embeddings import TextTimeEmbedding as TextTimeReference
 from diffusers.models.embeddings import get_timestep_embedding
@@ -12,7 +11,6 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 
-from pydiff.nn.attend import attend
 from pydiff.nn.attention import AttentionSpec, JointAttention, Transformer2D
 from pydiff.nn.cond import Prepared
 from pydiff.nn.embeddings import TextTimeEmbedding, sinusoidal
@@ -128,10 +126,3 @@ def test_pooled_text(monkeypatch: pytest.MonkeyPatch) -> None:
     paired(ours, reference)
     text = torch.randn(2, 6, 12).double()
     same(ours(text), reference(text))
-
-
-def test_attend_is_softmax_of_scores() -> None:
-    q, k, v = (torch.randn(2, 3, n, 4, dtype=torch.float64) for n in (5, 6, 6))
-    bias = torch.randn(2, 1, 1, 6, dtype=torch.float64)
-    expected = F.softmax(q @ k.mT / 2 + bias, dim=-1) @ v
-    torch.testing.assert_close(attend(q, k, v, bias), expected, atol=1e-12, rtol=0)

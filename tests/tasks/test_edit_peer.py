@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 import pydiff
-from pydiff.diffusion.edits import EditTable
-from pydiff.tasks.edit import EditOptions, borrowing, prompt_columns
-from pydiff.tasks.request import Call
+from benchmarks.materialised import Maps, Processor
+from pydiff.tasks.columns import prompt_columns
+from pydiff.tasks.edit import borrowing
+from pydiff.tasks.edit_options import EditOptions
+from pydiff.tasks.words import make_words
 from tests.checkpoints import makers
 
 SOURCE = "the red cat on a table"
@@ -22,67 +23,14 @@ STEPS = 6
 GUIDANCE = 5.0
 
 
-class Maps:
-    """Edits the maps of the conditional half of a batch, at the level that the callback counts."""
-
-    def __init__(self, table: EditTable, pixels: str) -> None:
-        self.table, self.pixels, self.level = table, pixels, 0
-
-    def step(self, pipe: Any, step: int, t: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        self.level = step + 1
-        return {}
-
-    def edited(self, maps: Tensor, text: int) -> Tensor:
-        """maps (2B, heads, N, M), of which the first `text` columns are words; those of the null prompts come first."""
-        row = self.table.at(self.level)
-        null, own = maps.chunk(2)
-        source = own[row.source]
-        words, pixels = own[..., :text], own[..., text:]
-        borrows = row.self_source is not None and maps.shape[2] <= self.table.self_max_pixels
-        if text and row.borrows:
-            moved = torch.einsum("bhni,bij->bhnj", source[..., :text], row.transfer.to(maps))
-            edited = moved + words * row.keep.to(maps)[:, None, None]
-            if pixels.shape[-1] and self.pixels == "rescale" and not borrows:
-                pixels = pixels * (1 - edited.sum(-1, keepdim=True)) / pixels.sum(-1, keepdim=True)
-            words = torch.cat([own[:1, ..., :text], edited[1:]])
-            pixels = torch.cat([own[:1, ..., text:], pixels[1:]])
-        if borrows:
-            pixels = own[row.self_source][..., text:]
-        return torch.cat([null, torch.cat([words, pixels], dim=-1)])
-
-
-class Processor:
-    """Both families of diffusers' attention, with the maps formed."""
-
-    def __init__(self, maps: Maps) -> None:
-        self.maps = maps
-
-    def __call__(
-        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any
-    ) -> Tensor:
-        x, words = hidden_states, encoder_hidden_states
-        joint = x.ndim == 4
-        if joint:
-            assert words is not None
-            words = attn.norm_encoder_hidden_states(words)
-            x = attn.group_norm(x.flatten(2)).mT
-            k = torch.cat([attn.add_k_proj(words), attn.to_k(x)], dim=1)
-            v = torch.cat([attn.add_v_proj(words), attn.to_v(x)], dim=1)
-            text = words.shape[1]
-        else:
-            text = 0 if words is None else words.shape[1]
-            k, v = (project(x if words is None else words) for project in (attn.to_k, attn.to_v))
-        q, k, v = (part.unflatten(2, (attn.heads, -1)).transpose(1, 2) for part in (attn.to_q(x), k, v))
-        maps = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)
-        out = attn.to_out[0]((self.maps.edited(maps, text) @ v).transpose(1, 2).flatten(2))
-        return out.mT.reshape(hidden_states.shape) + hidden_states if joint else out
-
-
 def compare(theirs: Any, ours: Any, targets: list[str], tolerance: float, **edit: Any) -> None:
     prompts = [SOURCE, *targets]
-    options = EditOptions(**edit)
     stage = ours.cascade.stages[0]
-    maps = Maps(borrowing(prompt_columns(stage, prompts, Call()), STEPS, options).table, options.pixels)
+    options = EditOptions(**edit)
+    maps = Maps(
+        borrowing(prompt_columns(stage.text, make_words(prompts), True), STEPS, [options] * (len(prompts) - 1)).table,
+        options.pixels,
+    )
     theirs.unet.set_attn_processor(Processor(maps))
     call: dict[str, Any] = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE}
     generators = makers.generators([3] * len(prompts))

@@ -19,6 +19,7 @@ from pydiff.models.unet2d import UNet2D, UNet2DConfig
 from pydiff.pipeline import _call
 from pydiff.tasks.begin import Micro, from_noise
 from pydiff.tasks.generate import generate
+from pydiff.tasks.heat import HEAT
 from pydiff.tasks.plan import PRIOR, Options
 from pydiff.tasks.request import Call, make_request
 from pydiff.tasks.run import Request, settings_of
@@ -115,7 +116,7 @@ def test_refused_before_any_work(pipe: pydiff.Pipeline, call: dict[str, Any], me
 # The names that a caller may give.
 NAMES = [
     *("negative_prompt", "seed", "generator", "num_images_per_prompt", "class_labels", "callback_on_step_end"),
-    *(*Options.__dataclass_fields__, *Micro.__dataclass_fields__, *EMBEDDINGS, *SECOND, *READING, *PRIOR),
+    *(*Options.__dataclass_fields__, *Micro.__dataclass_fields__, *EMBEDDINGS, *SECOND, *READING, *PRIOR, *HEAT),
     *("size", "options", "self", "other"),
 ]
 few = st.dictionaries(st.sampled_from(NAMES), junk, max_size=4)

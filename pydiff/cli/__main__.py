@@ -1,0 +1,7 @@
+"""`python -m pydiff.cli` is the command `pydiff`."""
+
+import sys
+
+from pydiff.cli import main
+
+sys.exit(main())
