@@ -24,7 +24,7 @@ from pydiff.heat import HeatMaps
 from pydiff.models.autoencoder import Autoencoder
 from pydiff.models.unet import UNet
 from pydiff.models.unet2d import UNet2D
-from pydiff.nn.cond import Cond, Prepared
+from pydiff.nn.cond import Cond, Prepared, together
 from pydiff.nn.edit import AttentionEdit, Layers
 from pydiff.ops.guided_step import Threshold
 from pydiff.text.encoders import TextEncoder
@@ -265,7 +265,7 @@ class Network:
         key = (unet is self.stage.last, edit is None, level if varies else None, *branches)
         if key not in self.prepared:
             kept = {} if varies else self.prepared  # of levels that differ, none comes twice
-            cond = _together([branch.at(level) for branch in active])
+            cond = together([branch.at(level) for branch in active])
             self.prepared = {**kept, key: list(self._prepare(unet, cond, given, edit))}
         conds = self.prepared[key]
         if edit is not None:
@@ -281,23 +281,4 @@ class Network:
         each = max(1, ELEMENTS_PER_CALL // widest) if edit is None else len(given)
         for start in range(0, len(given), each):
             rows = slice(start, min(start + each, len(given)))
-            yield rows, unet.prepare(_rows_of(cond, rows))
-
-
-def _together(conds: Sequence[Cond]) -> Cond:
-    """Conditionings one after the other, as one batch."""
-    first = conds[0]
-    if len(conds) == 1:
-        return first
-    parts: dict[str, Any] = {
-        name: None if getattr(first, name) is None else torch.cat([getattr(cond, name) for cond in conds])
-        for name in ("text", "mask", "labels")
-    }
-    added = first.added and {name: torch.cat([(cond.added or {})[name] for cond in conds]) for name in first.added}
-    return Cond(**parts, added=added)
-
-
-def _rows_of(cond: Cond, rows: slice) -> Cond:
-    text, mask, labels = (None if part is None else part[rows] for part in (cond.text, cond.mask, cond.labels))
-    added = cond.added and {name: value[rows] for name, value in cond.added.items()}
-    return Cond(text, mask, labels, added)
+            yield rows, unet.prepare(cond.of(rows))

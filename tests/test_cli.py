@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -236,41 +233,6 @@ def test_a_full_disk(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     monkeypatch.setattr(Image.Image, "save", full)
     assert cli.main(["generate", "a", *FAST]) == 1
     assert capsys.readouterr().err == "pydiff: [Errno 28] No space left on device\n"
-    assert names(place) == []
-
-
-@pytest.mark.parametrize("where", ["pydiff.tasks.run.states", "PIL.Image.Image.save", "pydiff.pipeline.load"])
-def test_an_interrupt_leaves_nothing(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], where: str
-) -> None:
-    def interrupt(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(where, interrupt)
-    assert cli.main(["generate", "a", *FAST, "-o", "a.png"]) == 130
-    assert capsys.readouterr() == ("", "pydiff: interrupted; no half-made picture was written\n")
-    assert names(place) == []
-
-
-WORKING = """
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to it
-from pydiff import cli
-from pydiff.cli.progress import Progress
-Progress.__call__ = lambda self, state: print("step", flush=True)
-sys.exit(cli.main(sys.argv[1:]))
-"""
-
-
-def test_a_real_interrupt(place: Path) -> None:
-    call = [sys.executable, "-c", WORKING, "generate", "a red ring", "--size", "64", "--steps", "1000", "-o", "a.png"]
-    with subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "step\n"
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert said == "pydiff: interrupted; no half-made picture was written\n"
     assert names(place) == []
 
 

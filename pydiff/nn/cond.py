@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from pydiff.nn.edit import AttentionEdit
@@ -18,6 +19,25 @@ class Cond(NamedTuple):
     labels: Tensor | None = None  # (B,) noise level of the low-res picture, or class
     added: Mapping[str, Tensor] | None = None  # Stable Diffusion XL: text_embeds (B, P), time_ids (B, 6)
     edit: AttentionEdit | None = None
+
+    def of(self, rows: slice) -> Cond:
+        """That of some rows, without an edit."""
+        text, mask, labels = (None if part is None else part[rows] for part in (self.text, self.mask, self.labels))
+        added = self.added and {name: value[rows] for name, value in self.added.items()}
+        return Cond(text, mask, labels, added)
+
+
+def together(conds: Sequence[Cond]) -> Cond:
+    """Conditionings one after the other, as one batch without an edit."""
+    first = conds[0]
+    if len(conds) == 1:
+        return first
+    parts: dict[str, Any] = {
+        name: None if getattr(first, name) is None else torch.cat([getattr(cond, name) for cond in conds])
+        for name in ("text", "mask", "labels")
+    }
+    added = first.added and {name: torch.cat([(cond.added or {})[name] for cond in conds]) for name in first.added}
+    return Cond(**parts, added=added)
 
 
 class Prepared(NamedTuple):
