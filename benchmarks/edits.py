@@ -26,11 +26,15 @@ from pydiff.embedded.reader import Found, Mask, Seen, see
 from pydiff.embedded.world import BACKGROUNDS, OBJECT_COLOURS, SHAPES, Group, Scene, is_unseen
 from pydiff.images import contact_sheet
 
-SEED = 31_000
+SEED = 47_000
 OVERLAP = 0.9
 MOVED = 0.05  # of the side, at most, of an object that keeps its place
 KINDS = ("colour", "shape", "background")
-OPTIONS: dict[str, dict[str, Any]] = {"colour": {}, "shape": {}, "background": {}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "colour": {},
+    "shape": {},
+    "background": {"cross_replace": 1.0, "self_replace": 1.0},
+}
 RELATIONS = ("left of", "right of", "above", "below")
 WEIGHTS = (-2.0, -1.0, 0.0, 1.0, 2.0)
 

@@ -48,7 +48,8 @@ def attend_text(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, edit: Atte
     function = edit.function_of(name, pixels)
     if function is not None:
         maps = _applied(function, _maps(q, k, bias), name)
-        _deliver([(maps[..., : edit.tokens] @ capture.probe[:, None].to(maps), capture) for capture in captures], q)
+        if captures and edit.probe is not None:
+            _deliver(maps[..., : edit.tokens] @ edit.probe[:, None].to(maps), captures, q)
         run: Callable[[Tensor], Tensor] = partial(torch.matmul, maps)
         out = run(v)
     else:
@@ -56,7 +57,7 @@ def attend_text(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, edit: Atte
         if of_map is not None and edit.pixel_edit is not None:
             call = call._replace(borrows=True, unborrowed=edit.pixel_edit.unborrowed)
         run = call.of
-        out = _captured(call, captures)
+        out = call.run() if edit.probe is None or not captures else _captured(call, edit.probe, captures)
     return out if perturbed is None else _where(perturbed, _to_itself(run, own, edit.tokens), out)
 
 
@@ -101,28 +102,27 @@ class TextCall(NamedTuple):
         return TextCall(q, k, v, bias, tables, self.pixels, self.borrows, unborrowed)
 
 
-def _captured(call: TextCall, captures: Sequence[Capture]) -> Tensor:
+def _captured(call: TextCall, probe: Tensor, captures: Sequence[Capture]) -> Tensor:
     """The call's result; what it attends to is added where the captures say."""
-    if not captures:
-        return call.run()
-    q = call.q
-    if len(captures) == 1 and not captures[0].heat.heads:
-        only = captures[0]
-        return call.run(only.probe, only.heat.place(q, only.probe.shape[2]))
-    probe, apart = torch.cat([capture.probe for capture in captures], dim=2), any(one.heat.heads for one in captures)
+    q, columns = call.q, probe.shape[2]
+    only, apart = captures[0], any(capture.heat.heads for capture in captures)
+    if only.stop - only.start == columns and not apart:
+        return call.run(probe, only.heat.place(q, columns))
     running, rows = (call.apart(), q.shape[1]) if apart else (call, 1)
     dtype = torch.promote_types(q.dtype, torch.float32)
-    heat = torch.zeros(len(running.q), q.shape[2], probe.shape[2], dtype=dtype, device=q.device)
-    out = running.run(probe.repeat_interleave(rows, 0), heat).reshape(q.shape)
-    parts = heat.unflatten(0, (len(q), rows)).split([capture.probe.shape[2] for capture in captures], dim=3)
-    _deliver(list(zip(parts, captures, strict=True)), q)
-    return out
+    heat = torch.zeros(len(running.q), q.shape[2], columns, dtype=dtype, device=q.device)
+    out = running.run(probe.repeat_interleave(rows, 0) if apart else probe, heat)
+    _deliver(heat.unflatten(0, (len(q), rows)), captures, q)
+    return out.reshape(q.shape) if apart else out
 
 
-def _deliver(parts: Sequence[tuple[Tensor, Capture]], q: Tensor) -> None:
-    """Add attention (B, heads or 1, N, K) to the heat that it was captured for."""
-    for part, (probe, heat) in parts:
-        heat.place(q, probe.shape[2]).add_(part if heat.heads else part.mean(1))
+def _deliver(attended: Tensor, captures: Sequence[Capture], q: Tensor) -> None:
+    """Add attention to the probe's columns (B, heads or 1, N, K) to the heat that it was captured for."""
+    for heat, start, stop in captures:
+        part = attended[..., start:stop]
+        if not heat.heads:
+            part = part[:, 0] if part.shape[1] == 1 else part.mean(1)
+        heat.place(q, stop - start).add_(part)
 
 
 def _with_content(k: Tensor, v: Tensor, edit: AttentionEdit, name: str) -> tuple[Tensor, Tensor]:

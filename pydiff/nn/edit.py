@@ -65,7 +65,8 @@ class AttentionEdit(NamedTuple):
     "rescale" so that rows sum to 1, or "keep". pixel_edit: how pixels attend to pixels, beside text too. perturbed:
     rows in which a pixel attends to no pixel but itself (perturbed-attention guidance). features: rows whose residual
     branch replaces a row's own (plug-and-play). pooled (B,) int64: whose pooled text a row is told. map_edit: a user's
-    function. captures: what is captured of text maps.
+    function. probe (B, T, K): what is captured of text maps A, as
+    A @ probe, and captures: where it goes.
     """
 
     tokens: int
@@ -78,6 +79,7 @@ class AttentionEdit(NamedTuple):
     features: RowsIn | None = None
     pooled: Tensor | None = None
     map_edit: MapEdit | None = None
+    probe: Tensor | None = None
     captures: tuple[Capture, ...] = ()
 
     def borrowed(self, borrow: str, name: str, pixels: int) -> Tensor | None:
@@ -97,6 +99,12 @@ class AttentionEdit(NamedTuple):
         """The user's function for this layer, if it has one."""
         return self.map_edit if self.map_edit is not None and self.map_edit.layers.has(name, pixels) else None
 
+    def capturing(self, probe: Tensor, heat: Heat) -> AttentionEdit:
+        """The same, with the attention to the columns of one more probe (B, T, K) added to heat."""
+        first = 0 if self.probe is None else self.probe.shape[2]
+        whole = probe if self.probe is None else torch.cat([self.probe, probe], dim=2)
+        return self._replace(probe=whole, captures=(*self.captures, Capture(heat, first, whole.shape[2])))
+
     def tables(self, rows: Tensor | None) -> tuple[Tensor, Tensor, Tensor] | None:
         """source, transfer and keep. Where text is left alone and pixels borrow the maps of `rows`, tables that leave
         the text alone; None where nothing is borrowed."""
@@ -109,11 +117,11 @@ class AttentionEdit(NamedTuple):
 
 
 class Capture(NamedTuple):
-    """probe (B, T, K): the attention of every pixel to the probe's columns, A @ probe with the text map A, is added to
-    `heat`."""
+    """What the probe's columns start <= k < stop capture is added to heat."""
 
-    probe: Tensor
     heat: Heat
+    start: int
+    stop: int
 
 
 class Heat:

@@ -13,7 +13,7 @@ from pydiff.diffusion import loop
 from pydiff.diffusion.edits import EditRow, EditTable
 from pydiff.diffusion.local_blend import LocalBlend, blend_mask, blended
 from pydiff.models.unet import UNet
-from pydiff.nn.edit import AttentionEdit, Capture, Heat, Layers, PixelEdit, among
+from pydiff.nn.edit import AttentionEdit, Heat, Layers, PixelEdit, among
 from pydiff.tasks.layers import attending, layer_size
 
 
@@ -78,7 +78,7 @@ class TextBranchEdits:
             pooled = [0, *(0 if one else index for index, one in enumerate(told, 1))]
             edit = edit._replace(pooled=table(torch.tensor(pooled)))
         if self.borrowed.probe is not None:
-            edit = edit._replace(captures=(Capture(table(self.borrowed.probe), self.heat),))
+            edit = edit.capturing(table(self.borrowed.probe), self.heat)
         return edit
 
 

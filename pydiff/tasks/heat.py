@@ -16,7 +16,7 @@ from pydiff.diffusion.edits import Share, edited_levels
 from pydiff.heat import Captured, HeatMaps
 from pydiff.models.unet import UNet
 from pydiff.nn.attention import TextLayer
-from pydiff.nn.edit import AttentionEdit, Capture, Heat, Layers, among
+from pydiff.nn.edit import AttentionEdit, Heat, Layers, among
 from pydiff.tasks.changes import Change, with_edit
 from pydiff.tasks.checks import integer, is_list
 from pydiff.tasks.columns import prompt_columns
@@ -158,6 +158,6 @@ def _start(start: Start, wanted: CapturePlan) -> Start:
             padded = among(wanted.probe.to(start.x), rows)
             assert padded is not None
             probes[rows] = padded
-        return edit._replace(captures=(*edit.captures, Capture(probes[rows], of_level[level])))
+        return edit.capturing(probes[rows], of_level[level])
 
     return with_edit(start._replace(heat=HeatMaps(captured)), capture)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from pydiff.cascade import Stage, Start
 from pydiff.diffusion.guidance import Guidance, fading, per_level, perturbed
 from pydiff.diffusion.rows import StepTable
-from pydiff.nn.edit import AttentionEdit, Capture, Layers, RowsIn
+from pydiff.nn.edit import AttentionEdit, Layers, RowsIn
 from pydiff.tasks.changes import no_edit
 from pydiff.tasks.checks import number, otherwise
 from pydiff.tasks.layers import attending, fitting
@@ -71,16 +71,16 @@ def with_perturbed(start: Start, layers: Layers) -> Start:
             return edit
         marked = torch.arange(rows * len(branches), device=start.x.device) >= rows * len(others)
         repeated: AttentionEdit = _repeated(plain if edit is None else edit, rows)
+        if edit is not None and edit.probe is not None:  # what is captured of branch 0 is captured once
+            repeated = repeated._replace(probe=F.pad(edit.probe, (0, 0, 0, 0, 0, rows)))
         return repeated._replace(perturbed=RowsIn(marked, layers))
 
     return start._replace(branches=[*start.branches, start.branches[0]], edit=edits)
 
 
 def _repeated(part: Any, rows: int) -> Any:
-    """An edit, or a part of one, of a batch whose first rows, those of branch 0, stand at its end once more. What is
-    captured of them is captured once."""
-    if isinstance(part, Capture):
-        return part._replace(probe=F.pad(part.probe, (0, 0, 0, 0, 0, rows)))
+    """An edit, or a part of one, of a batch whose first rows, those of branch 0, stand at its end once
+    more."""
     if isinstance(part, Tensor):
         first = part[:rows]  # which borrow from each other alone
         return torch.cat([part, first + len(part) if part.dtype == torch.int64 else first])

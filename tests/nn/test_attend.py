@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pydiff.nn.attend import attend_pixels, attend_text
-from pydiff.nn.edit import AttentionEdit, Capture, Heat, Layers, MapEdit, PixelEdit, RowsIn
+from pydiff.nn.edit import AttentionEdit, Heat, Layers, MapEdit, PixelEdit, RowsIn
 from pydiff.ops.attention import attention
 
 BATCH, HEADS, N, TEXT, DIM = 5, 3, 12, 7, 4
@@ -235,13 +235,15 @@ def test_several_captures_and_heads_apart(
     probes = [draw(BATCH, TEXT, columns) for columns in (1, 3, TEXT)]
     for kept in ([2], [0], [0, 1, 2]):  # one with heads apart, one without, all together
         heats = [Heat(heads=index == 2) for index in range(3)]
-        captures = tuple(Capture(probes[index], heats[index]) for index in kept)
-        ours = attend_text(q, k, v, bias, edit._replace(captures=captures), LAYER)
+        capturing = edit
+        for index in kept:
+            capturing = capturing.capturing(probes[index], heats[index])
+        ours = attend_text(q, k, v, bias, capturing, LAYER)
         same(ours, maps @ v)
         for index in kept:
             seen = maps[..., :TEXT] @ probes[index][:, None]
             same(heats[index].mean(N), seen if index == 2 else seen.mean(1))
-            attend_text(q, k, v, bias, edit._replace(captures=captures), LAYER)
+            attend_text(q, k, v, bias, capturing, LAYER)
             assert heats[index].counts[N] >= 2
             same(heats[index].mean(N), seen if index == 2 else seen.mean(1))
 
@@ -254,5 +256,5 @@ def test_only_named_layers_and_sizes_are_captured(pixels: Any, words: Any) -> No
         (Heat(sizes=frozenset([N + 1])), OTHER, False),
     ):
         probe = torch.eye(TEXT, dtype=torch.float64).expand(BATCH, -1, -1)
-        attend_text(pixels[0], *words, None, AttentionEdit(TEXT, captures=(Capture(probe, heat),)), name)
+        attend_text(pixels[0], *words, None, AttentionEdit(TEXT).capturing(probe, heat), name)
         assert (N in heat.sums) is taken

@@ -17,7 +17,7 @@ from pydiff.cascade import Branch, Start
 from pydiff.diffusion.guidance import fading, make_guidance, perturbed
 from pydiff.diffusion.noise import Noise
 from pydiff.nn.cond import Cond
-from pydiff.nn.edit import AttentionEdit, Capture, Heat, Layers, MapEdit, PixelEdit, RowsIn
+from pydiff.nn.edit import AttentionEdit, Heat, Layers, MapEdit, PixelEdit, RowsIn
 from pydiff.tasks.generate import generate
 from pydiff.tasks.perturbed import with_perturbed
 from pydiff.tasks.plan import make_options, plan_stages
@@ -174,7 +174,7 @@ def test_the_perturbed_branch_borrows_as_branch_0_does_from_its_own_rows() -> No
     tables = {"source": rows, "transfer": torch.rand(6, 4, 4), "keep": torch.rand(6, 4), "pooled": rows}
     own = MapEdit(lambda source, target, at: target, rows, 0.5)
     edit = AttentionEdit(4, **tables, pixel_edit=PixelEdit(rows, "map"), features=RowsIn(rows), map_edit=own)
-    edit = edit._replace(captures=(Capture(probe, Heat()),))
+    edit = edit.capturing(probe, Heat())
     cond = Branch(Cond(torch.zeros(3, 4, 8)))
     start = Start(torch.zeros(3, 4, 8, 8), Noise([1, 2, 3]), [cond, cond], edit=lambda level, branches: edit)
     made = with_perturbed(start, Layers(frozenset(["mid"])))
@@ -191,7 +191,7 @@ def test_the_perturbed_branch_borrows_as_branch_0_does_from_its_own_rows() -> No
         assert part.tolist() == [*rows.tolist(), 6, 6, 7]
     assert torch.equal(repeated.transfer[6:], edit.transfer[:3])  # type: ignore[index]
     assert torch.equal(repeated.keep[6:], edit.keep[:3])  # type: ignore[index]
-    assert torch.equal(repeated.captures[0].probe, torch.cat([probe, torch.zeros(3, 4, 2)]))
+    assert torch.equal(repeated.probe, torch.cat([probe, torch.zeros(3, 4, 2)]))
     assert repeated.perturbed.rows.tolist() == [False] * 6 + [True] * 3
     assert repeated.perturbed.layers.names == {"mid"}
 
