@@ -33,7 +33,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "num_inference_steps": 25,
         "guidance_scale": 3.0,
         "size": 256,
-        "swap": {"self_replace": 0.8, "pooled_replace": 0.8, "spatial_replace": 0.8},
+        "swap": {"self_replace": 0.8, "pooled_replace": 0.8, "spatial_replace": 0.7},
     },
     "super_256": {"num_inference_steps": 5, "guidance_scale": 1.0, "noise_level": 60},
     "super_1024": {"num_inference_steps": 3, "guidance_scale": 1.0, "noise_level": 20},
