@@ -99,6 +99,8 @@ def adjusted(borrowed: Borrowing, heat: Heat, followed: tuple[int, int], state: 
         excluded = maps[1] if len(maps) > 1 else None
         x = blended(x, blend_mask(maps[0], (x.shape[2], x.shape[3]), borrowed.blend, excluded=excluded))
     replaced = _inside(borrowed.spatial, state.level + 1)
+    if not any(replaced):
+        return x
     return torch.stack([x[0], *(x[0] if one else x[row] for row, one in enumerate(replaced, 1))])
 
 

@@ -230,22 +230,16 @@ def test_a_network_of_other_channels_is_refused(tmp_path: Path) -> None:
         pydiff.load(named(tmp_path))
 
 
-SHIPPED = Path(pydiff.__file__).parent / "embedded" / "weights" / "palette"
-
-
 def test_models_that_ship_have_names(pipe: pydiff.Pipeline) -> None:
     assert pydiff.load("pydiff-embedded").sizes == pipe.sizes
-    if not SHIPPED.exists():
-        pytest.skip("the palette weights are not exported yet")
     assert pydiff.load("pydiff-palette").sizes == (64,)
 
 
-@pytest.mark.skipif(not SHIPPED.exists(), reason="the palette weights are not exported yet")
 @pytest.mark.parametrize("task", ["inpaint", "uncrop"])
 def test_the_shipped_model_fills_better_than_a_mean(task: str) -> None:
     shipped = pydiff.load("pydiff-palette")
     gains = []
-    for case in cases(task, 4):
+    for case in cases(task, 16):  # a single one may lose several decibels: what is hidden cannot be known
         made = shipped.restore(covered(case.damage), task, case.damage.mask, seed=case.seed)
         plain = baseline(case, (128, 128))
         gains.append(psnr(np.asarray(made.images[0]), case.whole) - psnr(plain, case.whole))
