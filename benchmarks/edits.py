@@ -16,19 +16,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 import pydiff
 from benchmarks.measure import Table, write_json
 from pydiff.embedded.captions import caption
-from pydiff.embedded.reader import Found, Mask, Seen, see
+from pydiff.embedded.judge import Change, Verdict, judge
+from pydiff.embedded.reader import see
 from pydiff.embedded.world import BACKGROUNDS, OBJECT_COLOURS, SHAPES, Group, Scene, is_unseen
 from pydiff.images import contact_sheet
 
 SEED = 47_000
-OVERLAP = 0.9
-MOVED = 0.05  # of the side, at most, of an object that keeps its place
 KINDS = ("colour", "shape", "background")
 OPTIONS: dict[str, dict[str, Any]] = {
     "colour": {},
@@ -40,14 +38,11 @@ WEIGHTS = (-2.0, -1.0, 0.0, 1.0, 2.0)
 
 
 class Pair(NamedTuple):
-    """A source and a target prompt, the scenes they describe, and which group of the scene is another one (None: the
-    background)."""
+    """A source and a target prompt, what they change, and a seed."""
 
     source: str
     target: str
-    before: Scene
-    after: Scene
-    changed: int | None
+    change: Change
     seed: int
 
 
@@ -67,7 +62,7 @@ def _pair(kind: str, number: int) -> Pair:
     source, target = (caption(scene, np.random.default_rng(words)) for scene in (before, after))
     if kind == "background":
         target = f"{source} on a {after.background} background"
-    return Pair(source, target, before, after, changed, number)
+    return Pair(source, target, Change(before, after, changed), number)
 
 
 def _scene(rng: np.random.Generator, named: bool) -> Scene:
@@ -96,60 +91,6 @@ def _changed(kind: str, scene: Scene, rng: np.random.Generator) -> tuple[Scene, 
     return scene._replace(groups=(*scene.groups[:which], changed, *scene.groups[which + 1 :])), which
 
 
-class Verdict(NamedTuple):
-    """Of one edit. done: whether the thing that was to change did. kept: whether all else stayed: the background's
-    colour, every object's place, the masks of the objects and of the background that were to stay. others: the least
-    overlap of those; changed: that of the object that was to change, None where its shape or the background was to."""
-
-    done: bool
-    kept: bool
-    others: float
-    changed: float | None
-
-
-def judge(pair: Pair, before: NDArray[np.uint8], after: NDArray[np.uint8]) -> Verdict | None:
-    """None where the source's picture is not what its prompt says."""
-    (ground, objects), (new_ground, new_objects) = see(before), see(after)
-    was, now = _matched(pair.before.groups, objects), _matched(pair.after.groups, new_objects)
-    if was is None or ground != pair.before.background:
-        return None
-    done = new_ground == pair.after.background
-    if pair.changed is not None:
-        wanted = pair.after.groups[pair.changed]
-        done = any((one.found.colour, one.found.shape) == (wanted.colour, wanted.shape) for one in new_objects)
-    if now is None:
-        return Verdict(done, False, 0.0, None)
-    overlaps = [_overlap(old.mask, new.mask) for old, new in zip(was, now, strict=True)]
-    others = [overlap for index, overlap in enumerate(overlaps) if index != pair.changed]
-    if pair.changed is not None and pair.before.groups[pair.changed].shape == pair.after.groups[pair.changed].shape:
-        others.append(_overlap(_background(was), _background(now)))
-    placed = max(_distance(old.found, new.found) for old, new in zip(was, now, strict=True)) <= MOVED
-    least = min(others, default=1.0)
-    kept = placed and new_ground == pair.after.background and least >= OVERLAP
-    return Verdict(done, kept, least, None if pair.changed is None else overlaps[pair.changed])
-
-
-def _matched(groups: Sequence[Group], objects: Sequence[Seen]) -> list[Seen] | None:
-    """The object of every group, None where colours and shapes are not exactly those of the groups."""
-    by_kind = {(one.found.colour, one.found.shape): one for one in objects}
-    wanted = [(group.colour, group.shape) for group in groups]
-    if len(objects) != len(groups) or set(by_kind) != set(wanted):
-        return None
-    return [by_kind[kind] for kind in wanted]
-
-
-def _background(objects: Sequence[Seen]) -> Mask:
-    return ~np.logical_or.reduce([one.mask for one in objects])
-
-
-def _overlap(first: Mask, second: Mask) -> float:
-    return float((first & second).sum() / max(1, (first | second).sum()))
-
-
-def _distance(first: Found, second: Found) -> float:
-    return float(np.hypot(first.x - second.x, first.y - second.y))
-
-
 class Run(NamedTuple):
     """The verdicts of a kind with and without attention control, and how many pairs were passed over."""
 
@@ -165,12 +106,12 @@ def run(pipe: pydiff.Pipeline, kind: str, number: int, options: Mapping[str, Any
     for pair in pairs(kind):
         images = pipe.edit(pair.source, pair.target, seed=pair.seed, size=64, **options).images
         source, edited = map(np.asarray, images)
-        verdict = judge(pair, source, edited)
+        verdict = judge(pair.change, source, edited)
         if verdict is None:
             made = made._replace(passed_over=made.passed_over + 1)
             continue
         plain = pipe.generate(pair.target, seed=pair.seed, size=64).images[0]
-        other = judge(pair, source, np.asarray(plain))
+        other = judge(pair.change, source, np.asarray(plain))
         assert other is not None
         made.edited.append(verdict)
         made.plain.append(other)

@@ -20,12 +20,22 @@ using pydiff::GuidedStep;
 static const float* in(uintptr_t address) { return reinterpret_cast<const float*>(address); }
 static float* out(uintptr_t address) { return reinterpret_cast<float*>(address); }
 
+// Addresses of x0, mask and noise; steps between pictures of x0 and of the mask; elements of a mask; coefficients.
+using PasteIn = std::tuple<uintptr_t, uintptr_t, uintptr_t, int64_t, int64_t, int64_t, double, double>;
+
+static pydiff::Paste paste_of(const PasteIn& given) {
+    const auto [x0, mask, noise, x0_picture, mask_picture, plane, c_x0, c_noise] = given;
+    return {in(x0),       in(mask), in(noise),                x0_picture,
+            mask_picture, plane,    static_cast<float>(c_x0), static_cast<float>(c_noise)};
+}
+
 // place: a thread count, or a CUDA stream when there is a workspace in its device's memory.
 static void guided_step(uintptr_t x, uintptr_t predictions, uintptr_t previous, uintptr_t noise, uintptr_t x_next,
                         uintptr_t denoised, int64_t batch, int64_t n, int64_t stride,
                         const std::vector<double>& weights, const std::array<double, 7>& step,
-                        std::optional<std::pair<double, double>> log_variance, int prediction, int limit,
-                        double percentile, double max_value, double rescale, uintptr_t workspace, uintptr_t place) {
+                        std::optional<std::pair<double, double>> log_variance,
+                        const std::optional<PasteIn>& paste, int prediction, int limit, double percentile,
+                        double max_value, double rescale, uintptr_t workspace, uintptr_t place) {
     if (weights.empty() || weights.size() > pydiff::kMaxBranches) throw std::invalid_argument("1 to 16 branches");
     GuidedStep s{};
     s.x = in(x), s.predictions = in(predictions), s.previous = in(previous), s.noise = in(noise);
@@ -41,6 +51,7 @@ static void guided_step(uintptr_t x, uintptr_t predictions, uintptr_t previous, 
         s.log_std = static_cast<float>((low + high) / 4);
         s.log_std_slope = static_cast<float>((high - low) / 4);
     }
+    if (paste) s.paste = paste_of(*paste);
     s.prediction = static_cast<pydiff::Prediction>(prediction);
     s.limit = static_cast<pydiff::Limit>(limit);
     s.percentile = percentile, s.max_value = static_cast<float>(max_value), s.rescale = rescale;

@@ -11,6 +11,14 @@ constexpr int kMaxBranches = 16;
 enum class Prediction : int { epsilon, v_prediction, sample };
 enum class Limit : int { none, fixed, dynamic };
 
+// x' becomes mask x' + (1 - mask) (c_x0 x0 + c_noise noise): one mask for the channels of a picture.
+struct Paste {
+    const float *x0, *mask, *noise;    // mask is null where nothing is put back, noise where it is not used
+    int64_t x0_picture, mask_picture;  // elements from one picture to the next: 0 where one serves the batch
+    int64_t plane;                     // elements of a mask
+    float c_x0, c_noise;
+};
+
 // x' = c_x x + c_denoised D + c_raw D_raw + c_previous D_previous + c_noise noise: see pydiff/ops/guided_step.py.
 struct GuidedStep {
     const float *x, *predictions, *previous, *noise;  // previous and noise are null where they are not used
@@ -26,6 +34,7 @@ struct GuidedStep {
     double percentile;
     float max_value;
     double rescale;
+    Paste paste;
 };
 
 // (x - mean) / sqrt(variance + eps) per group of channels, weight and bias, scale and shift, SiLU.

@@ -20,6 +20,7 @@ from pydiff.diffusion.guidance import Guidance
 from pydiff.diffusion.levels import NoiseSchedule
 from pydiff.diffusion.noise import Noise
 from pydiff.diffusion.rows import StepTable
+from pydiff.diffusion.windows import Windows
 from pydiff.heat import HeatMaps
 from pydiff.models.autoencoder import Autoencoder
 from pydiff.models.unet import UNet
@@ -36,6 +37,7 @@ PLAIN = "plain"  # nothing
 UPSCALE = "upscale"  # the low-res picture, noised
 INSTRUCT = "instruct"  # the picture to change
 INPAINT = "inpaint"  # the mask, and the picture without what it covers
+EXAMPLE = "example"  # the same, the other way round; the network is told of a picture of what to paint
 RESTORE = "restore"  # the damaged picture
 
 
@@ -107,7 +109,8 @@ class Cascade:
 class StagePlan(NamedTuple):
     """All that decides one stage's run, made and checked before any work. size: height and width of its picture;
     said: the same in the caller's terms; coding: options of the autoencoder; perturbed: the layers in which the last
-    branch of the guidance, branch 0 again, has its attention perturbed, if there is such a branch."""
+    branch of the guidance, branch 0 again, has its attention perturbed, if there is such a branch; windows: those of x
+    that the network is evaluated on, where it does not see x whole."""
 
     stage: Stage
     table: StepTable
@@ -118,6 +121,7 @@ class StagePlan(NamedTuple):
     said: Mapping[str, Any]
     coding: Mapping[str, bool] = {}
     perturbed: Layers | None = None
+    windows: Windows | None = None
 
     @property
     def guided(self) -> bool:
@@ -155,9 +159,10 @@ class Branch(NamedTuple):
 
 class Start(NamedTuple):
     """Where a stage begins: x (B, C, h, w) at the level of its table's first row, the branches that its guidance
-    weighs, and what each state is changed by (see `loop.sample`). ended, asked after each step, ends the run there.
-    edit: what is done to attention at a noise level, in the rows of the branches that are evaluated, one after the
-    other. heat: where what a caller asked for is captured."""
+    weighs, what each state is changed by, and what of x is kept (see `loop.sample`). ended, asked after each step, ends
+    the run there. edit: what is done to attention at a noise level, in the rows of the branches that are evaluated, one
+    after the other. heat: where what a caller asked for is captured. finish: what is done to the stage's picture
+    (B, 3, H, W) at its end. gradient: that of classifier guidance."""
 
     x: Tensor
     noise: Noise
@@ -166,6 +171,9 @@ class Start(NamedTuple):
     ended: Callable[[], bool] = lambda: False
     edit: Edits | None = None
     heat: HeatMaps | None = None
+    known: loop.Known | None = None
+    finish: Callable[[Tensor], Tensor] | None = None
+    gradient: loop.Gradient | None = None
 
 
 class Leg(NamedTuple):
@@ -221,7 +229,7 @@ def run(legs: Sequence[Leg], *, decode: bool = True) -> Iterator[State]:
 def _walk(index: int, stages: int, leg: Leg, before: Tensor | None, decode: bool) -> Iterator[State]:
     plan, start = leg.plan, leg.begin(before)
     walk = loop.sample(
-        Network(plan.stage, start, plan.table),
+        Network(plan, start),
         plan.table,
         plan.guidance,
         x=start.x,
@@ -229,6 +237,8 @@ def _walk(index: int, stages: int, leg: Leg, before: Tensor | None, decode: bool
         prediction_type=plan.stage.sampling.prediction_type,
         threshold=plan.threshold,
         adjust=start.adjust,
+        known=start.known,
+        gradient=start.gradient,
     )
     steps = len(plan.table.rows)
     for state in walk:
@@ -237,6 +247,8 @@ def _walk(index: int, stages: int, leg: Leg, before: Tensor | None, decode: bool
         done, picture = state.index == steps - 1, None
         if done:
             picture = plan.decoded(state.x) if decode else state.x
+            if start.finish is not None and (decode or plan.stage.codec is None):
+                picture = start.finish(picture)
         denoised = start.x if state.denoised is None else state.denoised
         yield State(index, stages, state.index, steps, state.t, state.x, denoised, state.elapsed, picture, start.heat)
         if done:
@@ -246,17 +258,19 @@ def _walk(index: int, stages: int, leg: Leg, before: Tensor | None, decode: bool
 class Network:
     """A stage's network as the loop sees it: x, t and branches in, predictions out. What stays is computed once."""
 
-    def __init__(self, stage: Stage, start: Start, table: StepTable) -> None:
-        self.stage, self.start = stage, start
-        self.last_t = table.rows[-1].t
-        self.levels = {row.t: row.level for row in table.rows if row.evaluate}
+    def __init__(self, plan: StagePlan, start: Start) -> None:
+        self.stage, self.start, self.windows = plan.stage, start, plan.windows
+        self.last_t = plan.table.rows[-1].t
+        self.levels = {row.t: row.level for row in plan.table.rows if row.evaluate}
         self.prepared: dict[tuple[Any, ...], list[tuple[slice, Prepared]]] = {}
 
     def __call__(self, x: Tensor, t: float, branches: tuple[int, ...]) -> Tensor:
         unet = self.stage.unet if self.stage.last is None or t != self.last_t else self.stage.last
         active = [self.start.branches[branch] for branch in branches]
         rows = [x if branch.beside is None else torch.cat([x, branch.beside], dim=1) for branch in active]
-        given = torch.cat(rows)  # (R B, C, h, w), branch by branch
+        if self.windows is not None:
+            rows = [self.windows.split(row) for row in rows]
+        given = torch.cat(rows)  # (R B, C, h, w), branch by branch; in each window by window
         given = given.contiguous(memory_format=torch.channels_last)  # the layout that convolutions are fastest in
         time = torch.full((), t, device=x.device)
         level = self.levels[t]
@@ -265,13 +279,15 @@ class Network:
         key = (unet is self.stage.last, edit is None, level if varies else None, *branches)
         if key not in self.prepared:
             kept = {} if varies else self.prepared  # of levels that differ, none comes twice
-            cond = together([branch.at(level) for branch in active])
+            each = 1 if self.windows is None else len(self.windows)
+            cond = together([branch.at(level).repeated(each) for branch in active])
             self.prepared = {**kept, key: list(self._prepare(unet, cond, given, edit))}
         conds = self.prepared[key]
         if edit is not None:
             conds = [(rows, cond._replace(edit=edit)) for rows, cond in conds]
         parts = [unet(given[rows], time, cond) for rows, cond in conds]
-        return torch.cat(parts).unflatten(0, (len(branches), -1))
+        made = torch.cat(parts).unflatten(0, (len(branches), -1))
+        return made if self.windows is None else self.windows.merged(made)
 
     def _prepare(
         self, unet: UNet | UNet2D, cond: Cond, given: Tensor, edit: AttentionEdit | None

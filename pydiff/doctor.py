@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pydiff.ops import (
+    Paste,
     Step,
     Threshold,
     attention_triton,
@@ -144,7 +145,8 @@ def _operators() -> Iterator[Finding]:
 
 
 def _guided_step(device: str) -> float:
-    x, previous, noise = _random(3, 2, 3, 65, 67, device=device)
+    x, previous, noise, x0 = _random(4, 2, 3, 65, 67, device=device)
+    mask = (x0[:, :1] + 0.5).clamp(0, 1)
     predictions = _random(2, 2, 6, 65, 67, device=device)
     step = Step(0.6, 0.8, 0.3, 0.5, c_raw=-0.2, c_previous=0.4, c_noise=1.0, log_variance=(-5.0, -1.0))
     worst = 0.0
@@ -158,6 +160,7 @@ def _guided_step(device: str) -> float:
                 threshold=threshold,
                 previous=previous.to(dtype),
                 noise=noise.to(dtype),
+                paste=Paste(x0.to(dtype), mask.to(dtype), 0.8, 0.6, noise.to(dtype)),
                 rescale=0.5,
             )
             for run, dtype in ((guided_step, torch.float32), (guided_step_reference, torch.float64))

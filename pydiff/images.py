@@ -80,8 +80,20 @@ def from_user(image: Image.Image | NDArray[Any] | Tensor | str | Path, what: str
     return tensor[None] * 2 - 1
 
 
-def mask_from_user(mask: Any, size: tuple[int, int]) -> Tensor:
+def pictures_from_user(images: Any) -> Tensor:
+    """One picture, or a list of pictures of one size, as (B, 3, H, W) in [-1, 1]; see `from_user`."""
+    if not isinstance(images, (list, tuple)):
+        return from_user(images)
+    made = [from_user(image, f"image {index}") for index, image in enumerate(images)]
+    sizes = {f"{one.shape[3]}x{one.shape[2]}" for one in made}
+    if len(sizes) != 1:
+        raise ValueError(f"the pictures given together are {', '.join(sorted(sizes)) or 'none'}; expected one size")
+    return torch.cat(made)
+
+
+def mask_from_user(mask: Any, size: tuple[int, int], *, soft: bool = False) -> Tensor:
     """A mask as (1, 1, H, W) of zeros and ones, 1 where it is at least half white: white is repainted, black is kept.
+    soft: its values as they are, in [0, 1].
 
     PIL pictures and files; NumPy and tensors (H, W), (1, H, W) or (1, 1, H, W) of bools, uint8 or floats in [0, 1].
     size: height and width that it must have. ValueError says what came and what was expected.
@@ -101,7 +113,7 @@ def mask_from_user(mask: Any, size: tuple[int, int]) -> Tensor:
     values = values.float() / 255 if values.dtype == torch.uint8 else values.float()
     if not (values.isfinite().all() and values.min() >= 0 and values.max() <= 1):
         raise ValueError("mask has values outside [0, 1]; give bools, uint8 or floats in [0, 1]")
-    return (values >= 0.5).float()
+    return values if soft else (values >= 0.5).float()
 
 
 def open_image(path: Path) -> Image.Image:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pydiff.cascade import Cascade, State
+from pydiff.cascade import EXAMPLE, Cascade, State
 from pydiff.folders import open_cascade
 from pydiff.tasks.edit import edit
 from pydiff.tasks.generate import generate, upscale
@@ -21,9 +21,11 @@ from pydiff.tasks.instruct import instruct
 from pydiff.tasks.invert import find, invert
 from pydiff.tasks.inverted import Inverted
 from pydiff.tasks.layers import attention_layers
+from pydiff.tasks.outpaint import SIDES, outpaint
+from pydiff.tasks.paint_by_example import paint_by_example
 from pydiff.tasks.plan import check_output_type
 from pydiff.tasks.reconstruct import check_no_sides, edit_inverted, reconstruct
-from pydiff.tasks.request import Call
+from pydiff.tasks.request import make_call
 from pydiff.tasks.restore import restore
 from pydiff.tasks.run import Preview, Request, Result, finish, previews
 from pydiff.tasks.unclip import variations
@@ -32,6 +34,7 @@ from pydiff.tasks.words import Prompt
 EMBEDDED = ("base", "super_256", "super_1024")
 EMBEDDED_NAME = "pydiff-embedded"  # in settings
 SHIPPED = {EMBEDDED_NAME: EMBEDDED, "pydiff-palette": ("palette",)}  # folders of the models that pydiff carries
+SHIPPED["pydiff-instruct"] = ("instruct", *EMBEDDED[1:])
 Model = str | os.PathLike[str]
 Watch = Callable[[State], object] | None
 
@@ -73,10 +76,10 @@ class Pipeline:
     picture: the same seed gives the same picture in any batch, and the one that diffusers makes; generator, a
     torch.Generator per picture instead; num_images_per_prompt; callback_on_step_end, called as diffusers calls it
     (run, step, t, {"latents": x}): it may return {"latents": other} and set run.interrupt = True; and by name every
-    option of `pydiff.tasks.plan.Options`, `pydiff.tasks.begin.Micro`, `pydiff.tasks.request.Call` and
-    `pydiff.tasks.heat.HeatOptions` (capture=["circle"]: where words look, in `Result.heat`). output_type is pil, np
-    (B, H, W, 3) or pt (B, 3, H, W), both in [0, 1], or latent; watch is called with every state. A ValueError before
-    any work says what does not fit.
+    option of `pydiff.tasks.plan.Options`, `pydiff.tasks.begin.Micro`, `pydiff.tasks.request.Call`,
+    `pydiff.tasks.heat.HeatOptions` (capture=["circle"]: where words look, in `Result.heat`) and
+    `pydiff.tasks.classifier.ClassifierOptions` (classifier=f). output_type is pil, np (B, H, W, 3) or pt (B, 3, H, W),
+    both in [0, 1], or latent; watch is called with every state. A ValueError before any work says what does not fit.
     """
 
     def __init__(self, cascade: Cascade) -> None:
@@ -116,7 +119,7 @@ class Pipeline:
         warned of.
         """
         check_output_type(output_type)
-        call = _call(prompt, arguments)
+        call = make_call(prompt, arguments)
         how: dict[str, Any] = {"size": size, "height": height, "width": width, "latents": latents}
         return finish(generate(self.cascade, call, **how, cross_frame=cross_frame), output_type, watch)
 
@@ -135,7 +138,7 @@ class Pipeline:
 
         Takes `generate`'s arguments but output_type and watch, and checks them at once; `close()` ends the run.
         """
-        call = _call(prompt, arguments)
+        call = make_call(prompt, arguments)
         how: dict[str, Any] = {"size": size, "height": height, "width": width, "latents": latents}
         return previews(generate(self.cascade, call, **how, cross_frame=cross_frame))
 
@@ -164,7 +167,7 @@ class Pipeline:
         source: also what `invert` made of a picture; its sides, noise and way of sampling are then the inversion's.
         """
         check_output_type(output_type)
-        call = _call(None, arguments)
+        call = make_call(None, arguments)
         if isinstance(source, Inverted):
             check_no_sides(height=height, width=width, latents=latents)
             return finish(edit_inverted(self.cascade, source, target, call, size=size), output_type, watch)
@@ -180,7 +183,7 @@ class Pipeline:
         on the result. By name every field of `pydiff.tasks.invert.InvertOptions` (method, measure and others).
         num_inference_steps is 50 unless said. An exception in watch ends the inversion and leaves nothing behind.
         """
-        return find(invert(self.cascade, image, _call(prompt, arguments), size=size), watch)
+        return find(invert(self.cascade, image, make_call(prompt, arguments), size=size), watch)
 
     def reconstruct(
         self,
@@ -192,7 +195,7 @@ class Pipeline:
         **arguments: Any,
     ) -> Result:
         """Make a picture again that `invert` inverted. Stages after the first make it larger, as `generate` does."""
-        return self._finish(reconstruct, output_type, watch, inverted, call=_call(None, arguments), size=size)
+        return self._finish(reconstruct, output_type, watch, inverted, call=make_call(None, arguments), size=size)
 
     def image_to_image(
         self,
@@ -209,7 +212,7 @@ class Pipeline:
         strength: in (0, 1], how much of the way back to noise it goes (0.8). With denoising_start in its place, latents
         that another run left there with denoising_end are taken over.
         """
-        return self._finish(image_to_image, output_type, watch, image, call=_call(prompt, arguments), size=size)
+        return self._finish(image_to_image, output_type, watch, image, call=make_call(prompt, arguments), size=size)
 
     def inpaint(
         self,
@@ -217,21 +220,53 @@ class Pipeline:
         mask: Any,
         prompt: Prompt = None,
         *,
+        example: Any = None,
+        size: int | None = None,
         output_type: str = "pil",
         watch: Watch = None,
         **arguments: Any,
     ) -> Result:
-        """Fill the white part of the mask, keep the black one. mask: PIL, a path, (H, W) bools, uint8 or floats."""
-        return self._finish(inpaint, output_type, watch, image, mask, call=_call(prompt, arguments))
+        """Fill the white part of the mask, keep the black one. mask: PIL, a path, (H, W) bools, uint8 or floats.
+
+        example: in the place of a prompt, for a model that paints by example: a picture, given as image is, of the thing
+        to paint there. The model sees the square in its middle.
+        """
+        call = make_call(prompt, arguments)
+        if example is not None or self.cascade.stages[0].kind == EXAMPLE:
+            return self._finish(paint_by_example, output_type, watch, image, mask, example, call=call)
+        return self._finish(inpaint, output_type, watch, image, mask, call=call, size=size)
+
+    def outpaint(
+        self,
+        image: Any,
+        prompt: Prompt = None,
+        *,
+        size: int | None = None,
+        output_type: str = "pil",
+        watch: Watch = None,
+        **arguments: Any,
+    ) -> Result:
+        """Enlarge the canvas by left, right, top and bottom pixels and fill what is new; what was given comes back as
+        it is. The prompt describes the whole. Otherwise as `inpaint`; window_overlap (0.5): see there."""
+        margins = {side: arguments.pop(side) for side in SIDES if side in arguments}
+        return self._finish(outpaint, output_type, watch, image, make_call(prompt, arguments), margins, size=size)
 
     def instruct(
-        self, image: Any, prompt: Prompt = None, *, output_type: str = "pil", watch: Watch = None, **arguments: Any
+        self,
+        image: Any,
+        prompt: Prompt = None,
+        *,
+        size: int | None = None,
+        output_type: str = "pil",
+        watch: Watch = None,
+        **arguments: Any,
     ) -> Result:
-        """Change a picture as the prompt says, with a model that follows instructions.
+        """Change a picture as the prompt says, with a model that follows instructions, as "pydiff-instruct" does.
 
-        guidance_scale: how closely to follow the words; image_guidance_scale: how closely to keep to the picture.
+        guidance_scale: how closely to follow the words; image_guidance_scale: how closely to keep to the picture. size:
+        of the picture to make, for a cascade of pixels: by default the largest stage's that does not exceed the image.
         """
-        return self._finish(instruct, output_type, watch, image, call=_call(prompt, arguments))
+        return self._finish(instruct, output_type, watch, image, call=make_call(prompt, arguments), size=size)
 
     def upscale(
         self,
@@ -248,7 +283,7 @@ class Pipeline:
         The stages that make it larger run, up to `size`; the first takes it, whatever its side, for the picture of the
         stage before. Otherwise as `generate`.
         """
-        return self._finish(upscale, output_type, watch, image, call=_call(prompt, arguments), size=size)
+        return self._finish(upscale, output_type, watch, image, call=make_call(prompt, arguments), size=size)
 
     def variations(
         self,
@@ -260,7 +295,7 @@ class Pipeline:
         **arguments: Any,
     ) -> Result:
         """Pictures that CLIP finds like the one given, with an unCLIP model of variations."""
-        return self._finish(variations, output_type, watch, image, call=_call("", arguments), size=size)
+        return self._finish(variations, output_type, watch, image, call=make_call("", arguments), size=size)
 
     def restore(
         self,
@@ -280,18 +315,10 @@ class Pipeline:
         picture). Only inpaint and uncrop take a mask, and need it: as `inpaint` takes it, white = missing; what is
         black comes back unchanged. The picture keeps its size. No words are read.
         """
-        return self._finish(restore, output_type, watch, image, task, mask, call=_call(None, arguments))
+        return self._finish(restore, output_type, watch, image, task, mask, call=make_call(None, arguments))
 
     def _finish(
         self, task: Callable[..., Request], output_type: str, watch: Watch, *given: Any, **options: Any
     ) -> Result:
         check_output_type(output_type)
         return finish(task(self.cascade, *given, **options), output_type, watch)
-
-
-def _call(prompt: Prompt, arguments: dict[str, Any]) -> Call:
-    """Named arguments in their fields, all others as options."""
-    fields = set(Call.__dataclass_fields__) - {"prompt", "options"}
-    own = {name: value for name, value in arguments.items() if name in fields}
-    options = {name: value for name, value in arguments.items() if name not in own}
-    return Call(prompt, **own, options=options)

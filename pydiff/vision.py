@@ -1,4 +1,5 @@
-"""From pictures to the embeddings of CLIP (Radford et al. 2021), as unCLIP's image variations need them."""
+"""From pictures to the embeddings of CLIP (Radford et al. 2021), as unCLIP's image variations need them, and to the
+token of Paint by Example (Yang et al. 2022)."""
 
 from __future__ import annotations
 
@@ -14,9 +15,10 @@ from torch import Tensor, nn
 
 from pydiff.images import to_pil
 from pydiff.models.clip import vision_fields
+from pydiff.models.example import ExampleNetwork
 from pydiff.models.rules import COUNT, FACTOR, Rule, one_of
 from pydiff.weights import read_json
-from pydiff.weights.clip import load_clip_vision
+from pydiff.weights.clip import load_clip_vision, load_example_network
 from pydiff.weights.files import inside, read_config
 
 
@@ -104,12 +106,37 @@ class ImageEncoder:
         self.network.to(device=device, dtype=dtype)
         return self
 
-    def encode(self, pictures: Tensor) -> Tensor:
-        """Embeddings (B, P) of pictures (B, 3, H, W) in [-1, 1], rounded to 8 bits, as CLIP reads them."""
+    def seen(self, pictures: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1], rounded to 8 bits, as CLIP reads them: (B, 3, S, S)."""
         weight = next(self.network.parameters())
-        seen = torch.stack([self.preprocessing(picture) for picture in to_pil(pictures)])
+        return torch.stack([self.preprocessing(picture) for picture in to_pil(pictures)]).to(weight)
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Embeddings (B, P) of pictures (B, 3, H, W) in [-1, 1]."""
         with torch.inference_mode():
-            return self.network(seen.to(weight)).image_embeds
+            return self.network(self.seen(pictures)).image_embeds
+
+
+class ExampleEncoder(ImageEncoder):
+    """Paint by Example's network of the thing to paint, and what it sees of a picture."""
+
+    network: ExampleNetwork
+
+    @property
+    def width(self) -> int:
+        """D of the tokens."""
+        return self.network.proj_out.out_features
+
+    @property
+    def nothing(self) -> Tensor:
+        """The learned token (1, 1, D) of no picture."""
+        return self.network.uncond_vector
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Tokens (B, 1, D) of pictures (B, 3, H, W) in [-1, 1]."""
+        with torch.inference_mode():
+            tokens: Tensor = self.network(self.seen(pictures))
+            return tokens
 
 
 def load_image_encoder(
@@ -120,6 +147,20 @@ def load_image_encoder(
     Raises ValueError for what `load_network` refuses, for preprocessing that is not CLIP's, and where transformers is
     not installed; torchvision is not needed.
     """
+    preprocessing = _read_preprocessing(folder, extractor)
+    return ImageEncoder(load_clip_vision(folder, dtype, variant=variant), preprocessing)
+
+
+def load_example_encoder(
+    folder: Path, extractor: Path, dtype: torch.dtype = torch.float32, *, variant: str | None = None
+) -> ExampleEncoder:
+    """Paint by Example's, from the same folders; raises as `load_image_encoder` does."""
+    preprocessing = _read_preprocessing(folder, extractor)
+    return ExampleEncoder(load_example_network(folder, dtype, variant=variant), preprocessing)
+
+
+def _read_preprocessing(folder: Path, extractor: Path) -> Preprocessing:
+    """What the network in folder sees. ValueError, by name, for what is not followed or does not fit its config."""
     path = inside(extractor, "preprocessor_config.json")
     fields = read_config(folder, vision_fields)
     config = read_json(path)
@@ -129,4 +170,4 @@ def load_image_encoder(
         raise ValueError(f"{path} is not what pydiff follows: {error}") from error
     if preprocessing.crop != (fields["image_size"],) * 2:
         raise ValueError(f"{path} crops to {preprocessing.crop}; the image encoder sees {fields['image_size']} pixels")
-    return ImageEncoder(load_clip_vision(folder, dtype, variant=variant), preprocessing)
+    return preprocessing

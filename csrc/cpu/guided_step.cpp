@@ -69,6 +69,31 @@ PYDIFF_CLONES void finish(const GuidedStep& s, int64_t b, int64_t start, int64_t
     }
 }
 
+// What is known, over the x' that finish() left in the first-level cache. A mask of 0 or 1 takes its side's bits.
+PYDIFF_CLONES void put_back(const GuidedStep& s, int64_t b, int64_t start, int64_t m) {
+    const Paste& p = s.paste;
+    const float c_x0 = p.c_x0, c_noise = p.c_noise;
+    float known[kBlock];
+    const float* __restrict x0 = p.x0 + b * p.x0_picture + start;
+    float* __restrict out = s.x_next + b * s.n + start;
+    if (p.noise) {
+        const float* __restrict noise = p.noise + b * s.n + start;
+        for (int64_t i = 0; i < m; ++i) known[i] = c_x0 * x0[i] + c_noise * noise[i];
+    } else {
+        for (int64_t i = 0; i < m; ++i) known[i] = c_x0 * x0[i];
+    }
+    for (int64_t i = 0, run; i < m; i += run) {  // the mask starts again with every channel
+        const int64_t pixel = (start + i) % p.plane;
+        const float* __restrict mask = p.mask + b * p.mask_picture + pixel;
+        run = std::min(m - i, p.plane - pixel);
+        for (int64_t j = 0; j < run; ++j) {
+            const float keep = mask[j], made = out[i + j], other = known[i + j];
+            const float mixed = keep * made + (1 - keep) * other;
+            out[i + j] = keep == 1 ? made : keep == 0 ? other : mixed;
+        }
+    }
+}
+
 // Sums of (y - y0) and (y - y0)^2 for y = branch 0 and y = guided, y0 their first element of the picture.
 struct Sums {
     double own = 0, own_squared = 0, wide = 0, wide_squared = 0;
@@ -133,6 +158,7 @@ static int64_t once(const GuidedStep& s, int64_t b, int64_t c, float scale) {
         estimate(s, b, i, m, scale, raw);
         if (s.limit == Limit::dynamic) bad += count(raw, m, s.max_value).bad;
         finish(s, b, i, m, 1, raw);
+        if (s.paste.mask) put_back(s, b, i, m);
     }
     return bad;
 }
@@ -155,6 +181,7 @@ static void second_pass(const GuidedStep& s, int64_t b, int64_t c, float range) 
         const int64_t m = std::min(kBlock, s.n - i);
         std::memcpy(raw, s.denoised + b * s.n + i, m * sizeof *raw);
         finish(s, b, i, m, range, raw);
+        if (s.paste.mask) put_back(s, b, i, m);
     }
 }
 

@@ -70,6 +70,16 @@ __device__ inline float estimate(const GuidedStep& s, int64_t b, int64_t i, cons
     return prediction;
 }
 
+// What is known in place of x' where the mask is 0, with it where the mask is between 0 and 1.
+__device__ inline float put_back(const GuidedStep& s, int64_t b, int64_t i, float made) {
+    const Paste& p = s.paste;
+    const float keep = p.mask[b * p.mask_picture + (s.n <= UINT32_MAX ? uint32_t(i) % uint32_t(p.plane) : i % p.plane)];
+    if (keep == 1) return made;
+    float known = p.c_x0 * p.x0[b * p.x0_picture + i];
+    if (p.noise) known += p.c_noise * p.noise[b * s.n + i];
+    return keep == 0 ? known : keep * made + (1 - keep) * known;
+}
+
 __device__ inline void finish(const GuidedStep& s, int64_t b, int64_t i, float raw, float range) {
     const int64_t at = b * s.n + i;
     const float top = s.limit == Limit::dynamic ? range : s.max_value;
@@ -85,7 +95,7 @@ __device__ inline void finish(const GuidedStep& s, int64_t b, int64_t i, float r
         out += s.c_noise * noise;
     }
     s.denoised[at] = d;
-    s.x_next[at] = out;
+    s.x_next[at] = s.paste.mask ? put_back(s, b, i, out) : out;
 }
 
 // Every block but the last has kChunk elements; neighbouring threads take neighbouring elements.
@@ -159,8 +169,7 @@ __global__ void decide_kernel(GuidedStep s, Workspace w) {
     State& state = w.states[b];
     const double rank = s.percentile * static_cast<double>(s.n - 1);
     const int64_t at = static_cast<int64_t>(rank), next = static_cast<int64_t>(ceil(rank));
-    state.found = true;
-    state.beyond = kMagnitude;
+    state.found = true, state.beyond = kMagnitude;
     if (state.nan || (state.bad && at >= s.n - state.bad)) {
         state.range = __int_as_float(0x7fc00000);  // torch: inf - inf, or NaN in the picture
     } else if (next < state.low) {

@@ -98,10 +98,11 @@ class SamplerConfig:
         sampler: str | None = None,
         timesteps: str | Sequence[int] | None = None,
         begin: int = 0,
+        end: float = 0.0,
         **options: Any,
     ) -> StepTable:
         """The step table of a run with this folder's settings. Another sampler keeps the schedule, the spacing and
-        those of the folder's options that it has too; options override. begin: see `step_table`."""
+        those of the folder's options that it has too; options override. begin, end: see `step_table`."""
         name = self.sampler if sampler is None else sampler
         kept = {key: value for key, value in self.options.items() if key in find_sampler(name).options}
         settings = {"spacing": self.spacing, "steps_offset": self.steps_offset, **kept, **options}
@@ -110,7 +111,8 @@ class SamplerConfig:
                 "num_inference_steps is 1, but this folder's timesteps run from the noisiest to 0: give at least "
                 f"{self.fewest_steps}"
             )
-        return step_table(name, self.schedule, num_inference_steps, timesteps=timesteps, begin=begin, **settings)
+        parts: dict[str, Any] = {"begin": begin, "end": end}
+        return step_table(name, self.schedule, num_inference_steps, timesteps=timesteps, **parts, **settings)
 
 
 def sampler_from_scheduler_config(config: Mapping[str, Any]) -> SamplerConfig:

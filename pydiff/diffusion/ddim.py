@@ -6,7 +6,16 @@ import math
 from collections.abc import Sequence
 
 from pydiff.diffusion.levels import Level, NoiseSchedule, Schedule
-from pydiff.diffusion.rows import Row, StepTable, initial_scale, last_level, make_row, make_table, timestep_levels
+from pydiff.diffusion.rows import (
+    Row,
+    StepTable,
+    ended,
+    initial_scale,
+    last_level,
+    make_row,
+    make_table,
+    timestep_levels,
+)
 from pydiff.diffusion.spacing import Plan
 from pydiff.ops.guided_step import Step
 
@@ -25,7 +34,7 @@ def ddim(
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"eta is {eta!r}; expected a number in [0, 1]")
-    levels = timestep_levels(schedule, plan, last_level(schedule, set_alpha_to_one))
+    levels = ended(schedule, plan, timestep_levels(schedule, plan, last_level(schedule, set_alpha_to_one)))
     steps = [
         [ddim_row(i, level, target, eta, use_clipped_model_output)]
         for i, (level, target) in enumerate(zip(levels[:-1], targets(schedule, plan, levels), strict=True))
@@ -34,8 +43,9 @@ def ddim(
 
 
 def targets(schedule: Schedule, plan: Plan, levels: Sequence[Level]) -> Sequence[Level]:
-    """Where each step goes: to the next level; with a named spacing to t - T // N, which differs for some spacings."""
-    if not isinstance(schedule, NoiseSchedule) or plan.timesteps is not None:
+    """Where each step goes: to the next level; with a named spacing to t - T // N, which differs for some spacings (not
+    in a run that ends early, whose end that might miss)."""
+    if not isinstance(schedule, NoiseSchedule) or plan.timesteps is not None or plan.end > 0:
         return levels[1:]
     stride = schedule.num_train_timesteps // plan.num_inference_steps
     times = [int(level.t) - stride for level in levels[:-1]]

@@ -6,7 +6,7 @@ import math
 from itertools import pairwise
 
 from pydiff.diffusion.levels import CLEAN, Level, NoiseSchedule, Schedule
-from pydiff.diffusion.rows import Row, StepTable, initial_scale, make_row, make_table, timestep_levels
+from pydiff.diffusion.rows import Row, StepTable, ended, initial_scale, make_row, make_table, timestep_levels
 from pydiff.diffusion.spacing import Plan
 from pydiff.ops.guided_step import Step
 
@@ -23,12 +23,12 @@ def ddpm(schedule: Schedule, plan: Plan, *, variance_type: str = "fixed_small", 
     """
     if variance_type not in VARIANCE_TYPES:
         raise ValueError(f"variance_type is {variance_type!r}; expected one of {', '.join(VARIANCE_TYPES)}")
-    levels = timestep_levels(schedule, plan)
+    levels = ended(schedule, plan, timestep_levels(schedule, plan))
     last = len(levels) - 2
     steps = []
     for i, (level, target) in enumerate(pairwise(levels)):
-        # noise is added wherever t > 0, on the last row too when a list of timesteps ends above 0
-        noisy = level.t > 0 if isinstance(schedule, NoiseSchedule) else i < last
+        # noise is added wherever t > 0, on the last row too when a list of timesteps or the run ends above 0
+        noisy = level.t > 0 if isinstance(schedule, NoiseSchedule) else i < last or plan.end > 0
         beta = own_beta(schedule, level, target) if own_betas else None
         steps.append([posterior_row(i, level, target, variance_type, noisy, beta)])
     return make_table(steps, initial_scale(schedule, levels), variance_type == "learned", begin=plan.begin)

@@ -17,6 +17,7 @@ from pydiff.diffusion.rows import (
     Row,
     StepTable,
     check_sigma_options,
+    ended,
     final_level,
     initial_scale,
     make_row,
@@ -56,7 +57,7 @@ def dpmpp_2m(
     "exponential", over the whole range of the schedule. lambda_min_clipped: levels whose log(alpha / sigma) is lower
     are not visited (cosine schedules: -5.1). round_down: Karras spacing tells the network t rounded down instead of to
     the nearest, as diffusers does for cosine schedules and always with exponential spacing."""
-    levels = _levels(schedule, plan, sigmas, final_sigma, lambda_min_clipped, round_down)
+    levels = ended(schedule, plan, _levels(schedule, plan, sigmas, final_sigma, lambda_min_clipped, round_down))
     solver = Solver(solver_order, solver_type, lower_order_final, euler_at_final)
     return make_table(multistep_rows(levels, solver, plan.begin), initial_scale(schedule, levels), begin=plan.begin)
 
@@ -75,7 +76,7 @@ def dpmpp_2m_sde(
     round_down: bool = False,
 ) -> StepTable:
     """SDE-DPM-Solver++(2M): as dpmpp_2m, with noise in every step."""
-    levels = _levels(schedule, plan, sigmas, final_sigma, lambda_min_clipped, round_down)
+    levels = ended(schedule, plan, _levels(schedule, plan, sigmas, final_sigma, lambda_min_clipped, round_down))
     solver = Solver(solver_order, solver_type, lower_order_final, euler_at_final, sde=True)
     return make_table(multistep_rows(levels, solver, plan.begin), initial_scale(schedule, levels), begin=plan.begin)
 

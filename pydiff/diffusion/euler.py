@@ -9,7 +9,7 @@ import math
 from itertools import pairwise
 
 from pydiff.diffusion.levels import Level, Schedule
-from pydiff.diffusion.rows import Row, StepTable, initial_scale, make_row, make_table, sigma_levels
+from pydiff.diffusion.rows import Row, StepTable, ended, initial_scale, make_row, make_table, sigma_levels
 from pydiff.diffusion.spacing import Plan
 from pydiff.ops.guided_step import Step
 
@@ -25,14 +25,14 @@ def euler(
 ) -> StepTable:
     """sigmas: "schedule", "karras" or "exponential" spacing, the latter two between sigma_min and sigma_max (ratios
     sigma / alpha). final_sigma: "zero" or "sigma_min"."""
-    levels = sigma_levels(schedule, plan, sigmas, sigma_min, sigma_max, final_sigma)
+    levels = ended(schedule, plan, sigma_levels(schedule, plan, sigmas, sigma_min, sigma_max, final_sigma))
     steps = [[euler_row(i, level, target)] for i, (level, target) in enumerate(pairwise(levels))]
     return make_table(steps, initial_scale(schedule, levels, plan.spacing), begin=plan.begin)
 
 
 def euler_ancestral(schedule: Schedule, plan: Plan) -> StepTable:
     """Each step goes down to r'^2 / r without noise, then up to r' with it."""
-    levels = sigma_levels(schedule, plan)
+    levels = ended(schedule, plan, sigma_levels(schedule, plan))
     steps = [[ancestral_row(i, level, target)] for i, (level, target) in enumerate(pairwise(levels))]
     return make_table(steps, initial_scale(schedule, levels, plan.spacing), begin=plan.begin)
 

@@ -10,11 +10,13 @@ import math
 from itertools import pairwise
 
 from pydiff.diffusion.euler import euler_row
-from pydiff.diffusion.levels import CLEAN, EDMSchedule, Level, LogSNRSchedule, NoiseSchedule, Schedule
+from pydiff.diffusion.levels import CLEAN, EDMSchedule, Level, LogSNRSchedule, Schedule
 from pydiff.diffusion.rows import (
     Row,
     StepTable,
+    ended,
     initial_scale,
+    level_at,
     make_row,
     make_table,
     sigma_levels,
@@ -33,8 +35,8 @@ def heun(
 ) -> StepTable:
     """2 N - 1 evaluations in N steps. sigmas: "schedule", "karras" or "exponential", the latter two between sigma_min
     and sigma_max (ratios sigma / alpha)."""
-    levels = sigma_levels(schedule, plan, sigmas, sigma_min, sigma_max)
-    last = len(levels) - 2
+    levels = ended(schedule, plan, sigma_levels(schedule, plan, sigmas, sigma_min, sigma_max))
+    last = len(levels) - 2 if plan.end == 0 else None  # else it has its corrector too
     steps = [heun_rows(i, level, target, i == last) for i, (level, target) in enumerate(pairwise(levels))]
     return make_table(steps, initial_scale(schedule, levels, plan.spacing), begin=plan.begin)
 
@@ -59,7 +61,8 @@ def edm(
             f"s_churn {s_churn}, s_noise {s_noise}, s_tmin {s_tmin} and s_tmax {s_tmax} do not fit; "
             "expected s_churn >= 0, s_noise >= 0 and s_tmin <= s_tmax"
         )
-    levels = _edm_levels(schedule, plan, sigma_min, sigma_max, rho)
+    levels = ended(schedule, plan, _edm_levels(schedule, plan, sigma_min, sigma_max, rho))
+    last = len(levels) - 2 if plan.end == 0 else None
     gamma = min(s_churn / plan.num_inference_steps, math.sqrt(2) - 1)
     steps = []
     for i, (level, target) in enumerate(pairwise(levels)):
@@ -67,7 +70,7 @@ def edm(
         if gamma > 0 and s_tmin <= level.ratio <= s_tmax:
             row, level = churn_row(i, schedule, level, gamma, s_noise)
             rows.append(row)
-        steps.append(rows + heun_rows(i, level, target, i == len(levels) - 2))
+        steps.append(rows + heun_rows(i, level, target, i == last))
     return make_table(steps, initial_scale(schedule, levels, "linspace"), begin=plan.begin)
 
 
@@ -84,19 +87,10 @@ def heun_rows(number: int, level: Level, target: Level, last: bool) -> list[Row]
 def churn_row(number: int, schedule: Schedule, level: Level, gamma: float, s_noise: float) -> tuple[Row, Level]:
     """The row that rises to (1 + gamma) r, and the level it reaches."""
     ratio = (1 + gamma) * level.ratio
-    higher = _level_at(schedule, ratio)
+    higher = level_at(schedule, ratio)
     c_noise = higher.alpha * math.sqrt(ratio**2 - level.ratio**2) * s_noise
     step = Step(level.alpha, level.sigma, higher.alpha / level.alpha, 0.0, c_noise=c_noise)
     return Row(level.t, step, evaluate=False, input_scale=level.input_scale, draws=True, level=number), higher
-
-
-def _level_at(schedule: Schedule, ratio: float) -> Level:
-    if isinstance(schedule, EDMSchedule):
-        return schedule.level(ratio)
-    if isinstance(schedule, NoiseSchedule):
-        return schedule.level_at(ratio)
-    alpha = 1 / math.sqrt(1 + ratio * ratio)
-    return Level(alpha, ratio * alpha, -2 * math.log(ratio))
 
 
 def _edm_levels(
@@ -115,4 +109,4 @@ def _edm_levels(
     low, high = low if sigma_min is None else sigma_min, high if sigma_max is None else sigma_max
     if not (0 < low <= high and rho > 0):
         raise ValueError(f"sigma_min {low:g}, sigma_max {high:g}, rho {rho:g}; expected 0 < sigma_min <= sigma_max")
-    return [_level_at(schedule, float(ratio)) for ratio in karras(low, high, plan.num_inference_steps, rho)] + [end]
+    return [level_at(schedule, float(ratio)) for ratio in karras(low, high, plan.num_inference_steps, rho)] + [end]

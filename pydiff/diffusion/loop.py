@@ -10,10 +10,11 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from pydiff.diffusion.classifier import with_gradient
 from pydiff.diffusion.guidance import Guidance
 from pydiff.diffusion.noise import Noise
 from pydiff.diffusion.rows import Earlier, Row, StepTable
-from pydiff.ops.guided_step import Threshold, guided_step
+from pydiff.ops.guided_step import Paste, Threshold, guided_step
 
 SMALLEST_VARIANCE = 1e-20
 NO_THRESHOLD = Threshold()
@@ -33,11 +34,36 @@ class State(NamedTuple):
     level: int = 0
 
 
+class Known(NamedTuple):
+    """What of a picture is kept while the rest is made: after every evaluation x holds it at the level that x is at.
+
+    x0 (B or 1, C, H, W); mask (B or 1, 1, H, W) in [0, 1], 1 = made, 0 = kept. noise (B, C, H, W): the noise of what is
+    kept, always the same (Avrahami et al. 2022, Blended Latent Diffusion); None: the row's own draw (Lugmayr et al.
+    2022, RePaint, equation 8a). clean: kept without noise, as networks expect it that were trained so.
+    """
+
+    x0: Tensor
+    mask: Tensor
+    noise: Tensor | None = None
+    clean: bool = False
+
+    def after(self, table: StepTable, index: int, drawn: Tensor | None) -> Paste:
+        """What is put back after a row, whose draw is given: the level is that of the next row."""
+        if self.clean or index == len(table.rows) - 1:
+            return Paste(self.x0, self.mask)
+        level = table.rows[index + 1].step
+        return Paste(self.x0, self.mask, level.alpha, level.sigma, drawn if self.noise is None else self.noise)
+
+
 class Predict(Protocol):
     """x (B, C, H, W) as the network sees it, t, branches: indices of the branches to evaluate, R of them; returns
     (R, B, C, H, W), or (R, B, 2 C, H, W) with variance channels."""
 
     def __call__(self, x: Tensor, t: float, branches: tuple[int, ...], /) -> Tensor: ...
+
+
+# x (B, C, H, W) at the level of an evaluated row to s grad_x log p(y | x), of the same shape; None where s is 0
+Gradient = Callable[[Tensor, Row], Tensor | None]
 
 
 class Draw(Protocol):
@@ -56,15 +82,20 @@ def sample(
     prediction_type: str = "epsilon",
     threshold: Threshold = NO_THRESHOLD,
     adjust: Callable[[State], Tensor] | None = None,
+    known: Known | None = None,
+    gradient: Gradient | None = None,
 ) -> Generator[State, None, None]:
     """Run `table` from x (B, C, H, W), which is at the level of its first row (`table.initial_scale` * noise).
 
-    noise is needed when a row draws. adjust, when given, sees each state and returns the x to go on from (known pixels
-    pasted, a local blend); the yielded state holds that x. Closing the generator ends the run; nothing is left behind.
+    noise is needed when a row draws. adjust, when given, sees each state and returns the x to go on from (a local
+    blend); the yielded state holds that x. known is what of x0 is kept, put back by the step itself. gradient is
+    that of classifier guidance. Closing the generator ends the run; nothing is left behind.
     Raises ValueError, before any work, when table, guidance and noise do not fit.
     """
     _check(table, guidance, x, noise)
-    return _run(predict, table, guidance, x, noise, prediction_type, threshold, adjust)
+    if known is not None and known.noise is None and not known.clean and not _always_draws(table):
+        raise ValueError("what is kept is noised by the rows' own draws, but not all rows draw; give it noise")
+    return _run(predict, table, guidance, x, noise, prediction_type, threshold, adjust, known, gradient)
 
 
 def _run(
@@ -76,17 +107,19 @@ def _run(
     prediction_type: str,
     threshold: Threshold,
     adjust: Callable[[State], Tensor] | None,
+    known: Known | None,
+    gradient: Gradient | None,
 ) -> Generator[State, None, None]:
     denoised: Tensor | None = None
     past: deque[tuple[Tensor, Tensor]] = deque(maxlen=table.memory)  # x and D of earlier evaluations, newest first
     for index, row in enumerate(table.rows):
         began = time.perf_counter()
         if row.evaluate:
-            active = guidance.active(row.level, first=row.step.log_variance is not None)
-            predictions = predict(x if row.input_scale == 1 else x * row.input_scale, row.t, active)
-            if table.linear_variance:
-                predictions = _log_variance(predictions, x.shape[1])
-            weights = [guidance.weights[row.level][branch] for branch in active]
+            toward = None if gradient is None else gradient(x, row)
+            predictions, weights = _predicted(predict, table, guidance, row, x)
+            if toward is not None:
+                predictions, weights = with_gradient(predictions, toward, row.step, prediction_type), [*weights, 1.0]
+            drawn = _draw(noise, row, x)
             stepped = guided_step(
                 x,
                 predictions,
@@ -95,7 +128,8 @@ def _run(
                 prediction_type=prediction_type,
                 threshold=threshold,
                 previous=recalled(row.history, past) if row.history else denoised,
-                noise=_draw(noise, row, x),
+                noise=drawn,
+                paste=None if known is None else known.after(table, index, drawn),
                 rescale=guidance.rescale,
             )
             past.appendleft((x, stepped[1]))
@@ -107,6 +141,22 @@ def _run(
             x = adjust(state)
             state = state._replace(x=x, elapsed=time.perf_counter() - began)
         yield state
+
+
+def _predicted(
+    predict: Predict, table: StepTable, guidance: Guidance, row: Row, x: Tensor
+) -> tuple[Tensor, list[float]]:
+    """The predictions of the branches that are evaluated in a row, and their weights."""
+    active = guidance.active(row.level, first=row.step.log_variance is not None)
+    predictions = predict(x if row.input_scale == 1 else x * row.input_scale, row.t, active)
+    if table.linear_variance:
+        predictions = _log_variance(predictions, x.shape[1])
+    return predictions, [guidance.weights[row.level][branch] for branch in active]
+
+
+def _always_draws(table: StepTable) -> bool:
+    """In all rows that evaluate, but for the last one."""
+    return all(row.draws for row in table.rows[:-1] if row.evaluate)
 
 
 def renoise(x: Tensor, row: Row, noise: Tensor | None) -> Tensor:

@@ -56,6 +56,8 @@ def pndm(schedule: Schedule, plan: Plan, *, skip_prk_steps: bool = True, set_alp
     diffusers: its second evaluation repeats its first step too. Of a network that predicts v the vs are combined, as in
     diffusers, though they belong to different levels: such a run is of first order only.
     """
+    if plan.end > 0:
+        raise ValueError("pndm's weights are those of evenly spaced timesteps, so it cannot end between two; give ddim")
     levels = timestep_levels(schedule, plan, last_level(schedule, set_alpha_to_one))
     moves = plms_moves(schedule, plan, levels) if skip_prk_steps else prk_moves(schedule, plan, levels)
     steps = [[pndm_row(moves, i, schedule.prediction_type)] for i in range(len(moves))]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from pydiff.diffusion.levels import Level
+from pydiff.diffusion.levels import CLEAN, Level
 from pydiff.diffusion.rows import Row, StepTable, rising_row
+
+COMPATS = (None, "diffusers")
 
 
 def zigzag(steps: int, jump_length: int = 10, jump_n_sample: int = 10) -> list[int]:
@@ -28,19 +30,35 @@ def zigzag(steps: int, jump_length: int = 10, jump_n_sample: int = 10) -> list[i
     return [*visited, -1]
 
 
-def resampled(table: StepTable, jump_length: int = 10, jump_n_sample: int = 10, *, fused: bool = True) -> StepTable:
-    """`table` with RePaint's resampling. fused: a jump is one row with one draw, otherwise jump_length rows, as in the
-    original code; the law is the same.
+def resampled(
+    table: StepTable,
+    jump_length: int = 10,
+    jump_n_sample: int = 10,
+    *,
+    faithful: bool = False,
+    compat: str | None = None,
+) -> StepTable:
+    """`table` with RePaint's resampling; all its rows draw, for what is known is noised anew in each.
 
+    A jump is one row with one draw; faithful: jump_length rows, as in the original code, whose law is the same. compat:
+    "diffusers" jumps where its RePaintScheduler does, one level lower than the original code.
     Raises ValueError for samplers with several rows per step or with memory: their rows cannot be visited again.
     """
     if len(table.starts) != len(table.rows) or any(row.step.c_previous for row in table.rows):
         raise ValueError("only samplers of one row per step without memory can be resampled; use ddpm, ddim or euler")
+    if compat not in COMPATS:
+        raise ValueError(f"compat is {compat!r}; expected None or 'diffusers'")
     path = zigzag(len(table.rows), jump_length, jump_n_sample)
+    if compat is not None:
+        path = [path[0], *(level - 1 for level in path[:-1])]
     rows: list[Row] = []
-    for here, there in _merged(path) if fused else list(pairwise(path)):
-        row = table.rows[-1 - here]
-        rows.append(row if there < here else rising_row(_level(row), _level(table.rows[-1 - there]), row.level))
+    for here, there in list(pairwise(path)) if faithful else _merged(path):
+        row = table.rows[-1 - max(here, 0)]
+        level = CLEAN if here < 0 else _level(row)
+        if there < here:
+            rows.append(row._replace(draws=True))
+        else:
+            rows.append(rising_row(level, _level(table.rows[-1 - there]), row.level))
     starts = tuple(i for i, row in enumerate(rows) if row.evaluate)
     return table._replace(rows=tuple(rows), starts=starts)
 

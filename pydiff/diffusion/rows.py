@@ -17,6 +17,7 @@ from pydiff.ops.guided_step import Step
 
 SIGMA_SPACINGS = ("schedule", "karras", "exponential")
 FINAL_SIGMAS = ("zero", "sigma_min")
+AT_THE_END = 1 + 1e-6  # times the sigma / alpha that a run ends at: levels below that are taken to be there
 
 
 class Earlier(NamedTuple):
@@ -129,6 +130,31 @@ def checked_begin(begin: int, steps: int) -> int:
     if whole("begin", begin, 0) >= steps:
         raise ValueError(f"begin is {begin}, but the run has {steps} steps to begin at, counted from 0")
     return begin
+
+
+def level_at(schedule: Schedule, ratio: float) -> Level:
+    """The level whose sigma / alpha is `ratio`, above 0."""
+    if isinstance(schedule, EDMSchedule):
+        return schedule.level(ratio)
+    if isinstance(schedule, NoiseSchedule):
+        return schedule.level_at(ratio)
+    alpha = 1 / math.sqrt(1 + ratio * ratio)
+    return Level(alpha, ratio * alpha, -2 * math.log(ratio))
+
+
+def ended(schedule: Schedule, plan: Plan, levels: Sequence[Level]) -> list[Level]:
+    """The levels of a run that ends at plan.end: those that are noisier, and that one (Ho et al. 2021, Cascaded
+    Diffusion Models, section 4.1, truncated conditioning augmentation). Raises ValueError when no step is left."""
+    if plan.end == 0:
+        return list(levels)
+    end = level_at(schedule, plan.end)
+    above = [level for level in levels if level.sigma * end.alpha > AT_THE_END * end.sigma * level.alpha]
+    if len(above) <= plan.begin:
+        raise ValueError(
+            f"the run is to end at sigma / alpha = {plan.end:.3g}, above which none of its steps is left to begin at; "
+            "end it at less noise, or take more steps"
+        )
+    return [*above, end]
 
 
 def timestep_levels(schedule: Schedule, plan: Plan, last: Level = CLEAN) -> list[Level]:

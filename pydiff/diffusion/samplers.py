@@ -59,6 +59,7 @@ def step_table(
     spacing: str | None = None,
     steps_offset: int = 0,
     begin: int = 0,
+    end: float = 0.0,
     **options: Any,
 ) -> StepTable:
     """All rows of a run.
@@ -67,12 +68,16 @@ def step_table(
     name of a respacing ("smart50") or its counts ("10,10,3,2,2"). spacing: "leading", "linspace" or "trailing", by
     default what diffusers uses for this sampler; steps_offset shifts leading spacing. begin: the step to begin at, with
     nothing remembered of those before it (image to image; see `begin_of_strength`, `begin_below`); rows keep the
-    numbers of the whole run's noise levels. options: the sampler's own, as documented on its function (ddpm, ddim,
-    pndm, euler, ...). Raises ValueError for anything unknown or that does not fit.
+    numbers of the whole run's noise levels. end: the sigma / alpha at which the run ends, its x still that noisy: the
+    last step leads exactly there (pndm has no such steps). options: the sampler's own, as documented on its function
+    (ddpm, ddim, pndm, euler, ...). Raises ValueError for anything unknown or that does not fit.
     """
     chosen = find_sampler(sampler)
     _check_options(sampler, chosen, options)
-    plan = _plan(chosen, schedule, num_inference_steps, timesteps, spacing, steps_offset)._replace(begin=begin)
+    if not 0 <= (end := real("end", end)) < math.inf:
+        raise ValueError(f"end is {end}; expected sigma / alpha, at least 0")
+    plan = _plan(chosen, schedule, num_inference_steps, timesteps, spacing, steps_offset)
+    plan = plan._replace(begin=begin, end=end)
     try:
         table = chosen.table(schedule, plan, **options)
     except ZeroDivisionError as error:  # by alpha

@@ -26,13 +26,14 @@ RESPACINGS = {
 
 class Plan(NamedTuple):
     """What was asked for: a number of steps with a spacing, or the timesteps themselves (never both). begin: the step
-    that the run begins at."""
+    that the run begins at; end: the sigma / alpha that it ends at, 0 for a whole run."""
 
     num_inference_steps: int
     timesteps: tuple[int, ...] | None
     spacing: str
     steps_offset: int = 0
     begin: int = 0
+    end: float = 0.0
 
 
 def spaced_timesteps(

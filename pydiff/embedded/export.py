@@ -1,12 +1,13 @@
 """Write trained networks as folders in diffusers' layout: `python -m pydiff.embedded.export`.
 
-Its IF pipelines open those of the cascade. It has no pipeline of Palette's; its classes open the parts.
+Its IF pipelines open those of the cascade. It has no pipelines of the other two; its classes open the parts.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ import numpy as np
 
 from pydiff.embedded import checkpoint, recipe
 from pydiff.embedded.captions import caption
+from pydiff.embedded.instructions import instructions_of, lines
 from pydiff.embedded.objective import betas_of
 from pydiff.embedded.tokens import train_tokenizer
 from pydiff.embedded.train import BASE_LEVELS, make_text, make_unet
 from pydiff.embedded.world import sample_scene
 from pydiff.weights import read_json, read_safetensors, save_unet, write_json, write_safetensors
 
+LEARNED_TEXT = ("base", "instruct")  # whose text encoder learns with the network
 SUPERS = {"super_256": recipe.SUPER_256, "super_1024": recipe.SUPER_1024}
 TRAINING = "training.json"  # steps and seconds of each phase
 HOME = Path(__file__).parent / "weights"
@@ -38,6 +41,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "super_256": {"num_inference_steps": 5, "guidance_scale": 1.0, "noise_level": 60},
     "super_1024": {"num_inference_steps": 3, "guidance_scale": 1.0, "noise_level": 20},
     "palette": {"num_inference_steps": 25},
+    "instruct": {"num_inference_steps": 25, "guidance_scale": 3.0, "image_guidance_scale": 1.5},
 }
 VARIANCE = {"variance_type": "learned_range"}  # for ddpm; the default sampler has no use for it
 SCHEDULER: dict[str, Any] = {
@@ -61,7 +65,8 @@ NOISING: dict[str, Any] = {
 
 
 def export(work: Path, home: Path = HOME) -> None:
-    """Averaged weights of the training states in `work` as one folder per stage in `home`; Palette's if it is there."""
+    """Averaged weights of the training states in `work` as one folder per stage in `home`, and one each for Palette's
+    and InstructPix2Pix's network where they are there."""
     base, facts = checkpoint.load(work / "base.safetensors")
     training = {"base": facts}
     tokenizer = train_tokenizer()
@@ -75,6 +80,9 @@ def export(work: Path, home: Path = HOME) -> None:
     if (work / "palette.safetensors").exists():
         state, training["palette"] = checkpoint.load(work / "palette.safetensors")
         _export_palette(home / "palette", state, words, tokenizer)
+    if (work / "instruct.safetensors").exists():
+        state, training["instruct"] = checkpoint.load(work / "instruct.safetensors")
+        _export_instruct(home / "instruct", state, tokenizer)
     write_json(home / TRAINING, training)
 
 
@@ -85,7 +93,7 @@ def unpack(home: Path, work: Path) -> None:
         if path.exists():
             continue
         state = {f"unet.{key}": value for key, value in read_safetensors(folder / "unet").items()}
-        if name == "base":
+        if name in LEARNED_TEXT:
             text = read_safetensors(folder / "text_encoder")
             text["encoder.embed_tokens.weight"] = text["shared.weight"]
             state |= {f"text.{key}": value for key, value in text.items()}
@@ -115,10 +123,20 @@ def _export_unet(folder: Path, state: checkpoint.State, config: dict[str, Any]) 
 
 def _export_palette(folder: Path, state: checkpoint.State, words: checkpoint.State, tokenizer: Any) -> None:
     _export_worded(folder, state, recipe.PALETTE, words, tokenizer)
-    index = _index("PalettePipeline", *WORDS)
-    parts = ("_class_name", "_diffusers_version", "scheduler", "text_encoder", "tokenizer", "unet")
-    write_json(folder / "model_index.json", {name: index[name] for name in parts})
+    write_json(folder / "model_index.json", _parts(_index("PalettePipeline", *WORDS)))
     write_json(folder / "pydiff.json", {**SETTINGS["palette"], **VARIANCE})
+
+
+def _export_instruct(folder: Path, state: checkpoint.State, tokenizer: Any) -> None:
+    _export_worded(folder, state, recipe.INSTRUCT, checkpoint.part(state, "ema.text."), tokenizer)
+    write_json(folder / "model_index.json", _parts(_index("InstructPix2PixPipeline", *WORDS)))
+    words = sorted(known_words() | _words(one for line in lines(1000) for one in instructions_of(line)))
+    write_json(folder / "pydiff.json", {**SETTINGS["instruct"], **VARIANCE, "words": words})
+
+
+def _parts(index: dict[str, Any]) -> dict[str, Any]:
+    """Of an index those parts that there are."""
+    return {name: value for name, value in index.items() if value != NONE and name != "requires_safety_checker"}
 
 
 def _export_super(folder: Path, state: checkpoint.State, config: dict[str, Any], settings: dict[str, Any]) -> None:
@@ -148,8 +166,11 @@ def _index(pipeline: str, text_encoder: list[Any], tokenizer: list[Any]) -> dict
 def known_words(captions: int = 20_000) -> set[str]:
     """Every word of the world's captions."""
     rng = np.random.default_rng(0)
-    lines = (caption(sample_scene(rng, unseen=bool(index % 2)), rng) for index in range(captions))
-    return {word for line in lines for word in re.findall(r"[^\W_]+", line)}
+    return _words(caption(sample_scene(rng, unseen=bool(index % 2)), rng) for index in range(captions))
+
+
+def _words(texts: Iterable[str]) -> set[str]:
+    return {word for text in texts for word in re.findall(r"[^\W_]+", text)}
 
 
 def main() -> None:

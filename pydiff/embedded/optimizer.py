@@ -21,15 +21,15 @@ TEXT_SHARE = 0.2
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:
-    """The nearest orthogonal matrices of a stack (S, m, n), approximately: singular values end near 1."""
+    """The nearest orthogonal matrices of a stack (S, m, n), approximately: singular values end near 1, in bfloat16."""
     a, b, c = COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)).bfloat16()
     for _ in range(ITERATIONS):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+    return (x.mT if tall else x).to(matrices.dtype)
 
 
 def make_optimizers(model: nn.Module, rate: float, weight_decay: float = 0.01) -> list[torch.optim.Optimizer]:

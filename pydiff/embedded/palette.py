@@ -143,7 +143,12 @@ def begin_from(unet: nn.Module, base: State) -> None:
 
 
 def palette_losses(
-    unet: nn.Module, batches: Iterator[Damaged], states: Tensor, levels: Tensor, generator: torch.Generator, fine: float
+    unet: Callable[..., Tensor],
+    batches: Iterator[Damaged],
+    states: Tensor,
+    levels: Tensor,
+    generator: torch.Generator,
+    fine: float,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Loss and variational term of each batch: x is noisy where the network is to make something and clean elsewhere,
     as it is when a picture is restored, and only the former is learned from.

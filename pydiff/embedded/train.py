@@ -1,8 +1,9 @@
 """Train the embedded cascade from nothing: `python -m pydiff.embedded.train`.
 
-Five phases: the text encoder learns from captions alone what stands where; the base network and the text encoder learn
+Six phases: the text encoder learns from captions alone what stands where; the base network and the text encoder learn
 pictures together; two super-resolution networks learn from crops; a copy of the base network learns to restore damaged
-pictures. Every phase writes its state every few minutes and goes on from there when started again.
+pictures, another one to follow instructions, from the pairs in `pairs` beside the states. Every phase
+writes its state every few minutes and goes on from there when started again.
 `python -m pydiff.embedded.export` then writes the weights as folders.
 """
 
@@ -12,7 +13,8 @@ import argparse
 import csv
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from pydiff.embedded import checkpoint, data, recipe
+from pydiff.embedded.instruct import Pairs, instruct_losses
 from pydiff.embedded.objective import (
     VARIANCE_WEIGHT,
     cosine_alphas,
@@ -161,6 +164,16 @@ def super_losses(run: Run, small: int, large: int) -> Iterator[tuple[Tensor, Ten
         yield diffusion_loss(output, batch.images, noise, t, SUPER_LEVELS)
 
 
+def in_bfloat16(network: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A network's call with matrix products in bfloat16 and weights that stay in float32; its output is float32."""
+
+    def call(*arguments: Any) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return network(*arguments).float()
+
+    return call
+
+
 def make_unet(config: dict[str, Any]) -> UNet:
     torch.manual_seed(0)
     return UNet(UNetConfig.from_dict(config))
@@ -197,20 +210,39 @@ def train(work: Path, phases: list[str]) -> None:
             run.learn(super_losses(run, low, high))
     if "palette" in phases:
         _train_palette(work, tokenizer)
+    if "instruct" in phases:
+        _train_instruct(work, tokenizer)
 
 
 def _train_palette(work: Path, tokenizer: Any) -> None:
     """From the base network, with its text encoder, which learns no more; and so the empty caption is encoded once."""
-    base = _state_before(work, "base", "palette")
-    text, unet = make_text(len(tokenizer)), make_unet(recipe.PALETTE)
-    text.load_state_dict(checkpoint.part(base, "ema.text."))
-    begin_from(unet, checkpoint.part(base, "ema.unet."))
+    text, unet = _from_base(work, "palette", recipe.PALETTE, tokenizer)
     run = Run("palette", {"unet": unet}, work)
     rng, generator = seeded(run)
     with torch.no_grad():
         states = encoded(text, tokenizer, [""])
     batches = data.background(lambda: damaged(rng, run.phase.batch, recipe.STAGE_SIZES[0]))
-    run.learn(palette_losses(unet, batches, states, BASE_LEVELS, generator, run.phase.fine))
+    run.learn(palette_losses(in_bfloat16(unet), batches, states, BASE_LEVELS, generator, run.phase.fine))
+
+
+def _train_instruct(work: Path, tokenizer: Any) -> None:
+    """From the base network and its text encoder, which learns what instructions say."""
+    pairs = Pairs(work / "pairs")
+    text, unet = _from_base(work, "instruct", recipe.INSTRUCT, tokenizer)
+    run = Run("instruct", {"text": text, "unet": unet}, work)
+    rng, generator = seeded(run)
+    batches = data.background(lambda: pairs.lessons(rng, run.phase.batch))
+    encode = in_bfloat16(partial(encoded, text, tokenizer))
+    run.learn(instruct_losses(in_bfloat16(unet), batches, encode, BASE_LEVELS, generator, run.phase.fine))
+
+
+def _from_base(work: Path, phase: str, config: dict[str, Any], tokenizer: Any) -> tuple[nn.Module, UNet]:
+    """The base's text encoder, and its network with more input channels."""
+    base = _state_before(work, "base", phase)
+    text, unet = make_text(len(tokenizer)), make_unet(config)
+    text.load_state_dict(checkpoint.part(base, "ema.text."))
+    begin_from(unet, checkpoint.part(base, "ema.unet."))
+    return text, unet
 
 
 def _state_before(work: Path, phase: str, following: str) -> checkpoint.State:

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import torch
 
-from pydiff.cascade import RESTORE, UPSCALE, Stage
+from pydiff.cascade import INSTRUCT, RESTORE, UPSCALE, Stage
 from pydiff.folders.index import Index
 from pydiff.models.unet import UNet
 from pydiff.models.unet2d import UNet2D
 from pydiff.models.unet_checks import check_cond
 from pydiff.nn.cond import Cond
 from pydiff.unclip import UnCLIP
+from pydiff.vision import ExampleEncoder
 
 MICRO = {5: "aesthetic", 6: "sizes"}  # Stable Diffusion XL's added numbers: of the refiner, of the base
 
@@ -30,7 +31,7 @@ def checked(index: Index, stage: Stage, name: str = "unet") -> Stage:
     """Refuses networks, text encoders and schedulers that do not fit each other. name: the component of its U-Net."""
     where = index.folder / name
     if stage.codec is None:
-        _check_pixels(index, where, stage.unet, 6 if stage.kind in (UPSCALE, RESTORE) else 3)
+        _check_pixels(index, where, stage.unet, 6 if stage.kind in (UPSCALE, RESTORE, INSTRUCT) else 3)
     else:
         _check_latents(index, where, stage)
     variance = stage.sampling.options.get("variance_type", "fixed")
@@ -66,17 +67,21 @@ def _check_latents(index: Index, where: Path, stage: Stage) -> None:
 
 
 def _check_conditioning(where: Path, stage: Stage) -> None:
-    """That the network takes the states of the text encoder, its sizes and, above a base stage, a noise level."""
-    unet = stage.unet
-    if not isinstance(unet, UNet) or not (unet.reads_text or stage.text):
+    """That the network takes the states of the text encoder, or the tokens of examples in their place; its sizes and,
+    above a base stage, a noise level."""
+    unet, example = stage.unet, stage.traits.get("example")
+    if not isinstance(unet, UNet) or not (unet.reads_text or stage.text or example):
         return
-    if stage.text is None:
+    if isinstance(example, ExampleEncoder):
+        cond = _cond(stage, example.width, None)
+    elif stage.text is not None:
+        cond = _cond(stage, stage.text.width, stage.text.pooled_width)
+    else:
         raise ValueError(f"{where} reads text, but no text encoder stands with it; give the base stage's folder")
-    cond = _cond(stage, stage.text.width, stage.text.pooled_width)
     try:
         check_cond(unet.config, cond, unet.reads_text)
     except ValueError as error:
-        raise ValueError(f"{where} does not fit its pipeline or text encoder: {error}") from error
+        raise ValueError(f"{where} does not fit its pipeline or encoder: {error}") from error
 
 
 def _cond(stage: Stage, width: int, pooled: int | None) -> Cond:

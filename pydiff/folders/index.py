@@ -31,8 +31,8 @@ SWAP = ("cross_replace", "self_replace", "pooled_replace", "spatial_replace")  #
 SETTINGS = "pydiff.json"  # a folder's own defaults and the words its model knows; diffusers passes it over
 
 # Families: which function of `stages` opens a folder.
-PIXELS, UPSCALER, LATENT, LATENT_UPSCALER, XL, UNWORDED, UNCLIP, RESTORER = (
-    *("pixels", "upscaler", "latent", "latent_upscaler", "xl", "unworded", "unclip", "restorer"),
+PIXELS, UPSCALER, LATENT, LATENT_UPSCALER, XL, UNWORDED, UNCLIP, EXEMPLAR, RESTORER, INSTRUCTED = (
+    *("pixels", "upscaler", "latent", "latent_upscaler", "xl", "unworded", "unclip", "exemplar", "restorer", "instructed"),
 )
 
 
@@ -64,15 +64,17 @@ FAMILIES = {
     "RePaintPipeline": Family(UNWORDED, StageDefaults(250, 1.0)),
     "UnCLIPPipeline": Family(UNCLIP, StageDefaults(25, 8.0)),
     "UnCLIPImageVariationPipeline": Family(UNCLIP, StageDefaults(25, 8.0)),
-    "PalettePipeline": Family(RESTORER, StageDefaults(1000, 1.0)),  # no class of diffusers, but its layout
+    "PaintByExamplePipeline": Family(EXEMPLAR, StageDefaults(50, 5.0)),
+    "PalettePipeline": Family(RESTORER, StageDefaults(1000, 1.0)),  # no class of diffusers, but its layout; nor this:
+    "InstructPix2PixPipeline": Family(INSTRUCTED, StageDefaults(100, 7.5), 1.5),  # in pixels
 }
-LIBRARIES = ("diffusers", "transformers", "stable_diffusion", "deepfloyd_if", "unclip")
+LIBRARIES = ("diffusers", "transformers", "stable_diffusion", "deepfloyd_if", "unclip", "paint_by_example")
 FLAGS = ("requires_aesthetics_score", "force_zeros_for_empty_prompt")  # of model_index.json
 
 # Classes of the text encoders that a family reads.
 T5, CLIP, PROJECTED = "T5EncoderModel", "CLIPTextModel", "CLIPTextModelWithProjection"
 TEXTS = {
-    **dict.fromkeys((PIXELS, UPSCALER, RESTORER), (T5,)),
+    **dict.fromkeys((PIXELS, UPSCALER, RESTORER, INSTRUCTED), (T5,)),
     **dict.fromkeys((LATENT, LATENT_UPSCALER), (CLIP,)),
     XL: (CLIP, PROJECTED),
     UNCLIP: (PROJECTED,),
@@ -97,6 +99,7 @@ def _is_shares(value: Any) -> bool:
 FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "num_inference_steps": (lambda value: _is_count(value) and value > 0, "an integer of at least 1"),
     "guidance_scale": NUMBER,
+    "image_guidance_scale": NUMBER,
     "noise_level": (_is_count, "an integer that is not negative"),
     "variance_type": (lambda value: value in VARIANCE_TYPES, f"one of {', '.join(VARIANCE_TYPES)}"),
     "size": (_is_count, "a side in pixels"),

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from pydiff.cascade import INPAINT, INSTRUCT, PLAIN, RESTORE, UPSCALE, Stage
+from pydiff.cascade import EXAMPLE, INPAINT, INSTRUCT, PLAIN, RESTORE, UPSCALE, Stage
 from pydiff.diffusion.checks import whole
 from pydiff.folders.checks import MICRO, checked, size_of
 from pydiff.folders.index import (
+    INSTRUCTED,
+    EXEMPLAR,
     LATENT,
     LATENT_UPSCALER,
     PIXELS,
@@ -22,7 +24,9 @@ from pydiff.folders.index import (
 )
 from pydiff.folders.unclip import open_unclip
 from pydiff.text.encoders import TextEncoder
+from pydiff.vision import load_example_encoder
 from pydiff.weights import load_unet2d
+from pydiff.weights.network import when_read
 
 
 def open_stages(index: Index, how: How, text: TextEncoder | None) -> tuple[Stage, ...]:
@@ -41,7 +45,9 @@ def open_stages(index: Index, how: How, text: TextEncoder | None) -> tuple[Stage
             LATENT: _latent,
             LATENT_UPSCALER: _latent_upscaler,
             UNWORDED: _unworded,
+            EXEMPLAR: _exemplar,
             RESTORER: _restorer,
+            INSTRUCTED: _instructed,
         }[family]
         stage = open_stage(index, how)
     return (checked(index, stage),)
@@ -57,6 +63,12 @@ def _restorer(index: Index, how: How) -> Stage:
     """Palette: any U-Net on pixels; one that reads text is given the empty prompt."""
     stage = _pixels(index, how) if index.has("text_encoder") else _unworded(index, how)
     return dataclasses.replace(stage, kind=RESTORE)
+
+
+def _instructed(index: Index, how: How) -> Stage:
+    """InstructPix2Pix in pixels."""
+    traits = {"image_guidance_scale": index.settings.get("image_guidance_scale", index.family.image_guidance_scale)}
+    return dataclasses.replace(_pixels(index, how), kind=INSTRUCT, traits=traits)
 
 
 def _upscaler(index: Index, how: How, text: TextEncoder | None) -> Stage:
@@ -120,3 +132,16 @@ def _unworded(index: Index, how: How) -> Stage:
     sampling, folder = index.sampling(), index.component("unet", "UNet2DModel")
     unet = how.place(load_unet2d(folder, how.dtype, variant=how.variant))
     return Stage(unet, sampling, size_of(unet, folder, 1), index.defaults)
+
+
+def _exemplar(index: Index, how: How) -> Stage:
+    """Paint by Example: Stable Diffusion that fills holes and is told of a picture in the place of words."""
+    sampling, unet, codec = index.sampling(), index.unet(how), index.autoencoder(how)
+    expected = 2 * codec.config.latent_channels + 1
+    if unet.config.in_channels != expected:
+        raise ValueError(f"{index.folder / 'unet'} takes {unet.config.in_channels} channels; expected {expected}")
+    network, extractor = index.component("image_encoder", "PaintByExampleImageEncoder"), "feature_extractor"
+    example = load_example_encoder(network, index.component(extractor), how.dtype, variant=how.variant)
+    when_read(lambda: example.to(how.device))
+    size = size_of(unet, index.folder / "unet", codec.factor)
+    return Stage(unet, sampling, size, index.defaults, EXAMPLE, codec, traits={"example": example})

@@ -53,9 +53,10 @@ def vision_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     return _fields(config, "clip_vision_model", _VISION, (*_NEEDED, "image_size", "patch_size"))
 
 
-def vision_network(config: Mapping[str, Any]) -> nn.Module:
-    """CLIPVisionModelWithProjection. Raises ValueError as `vision_fields` does."""
-    network = _built("CLIPVisionModelWithProjection", "CLIPVisionConfig", vision_fields(config))
+def vision_network(config: Mapping[str, Any], projected: bool) -> nn.Module:
+    """CLIPVisionModel, or CLIPVisionModelWithProjection. Raises ValueError as `vision_fields` does."""
+    kind = "CLIPVisionModelWithProjection" if projected else "CLIPVisionModel"
+    network = _built(kind, "CLIPVisionConfig", vision_fields(config))
     return _with_positions(network, inner(network).embeddings, inner(network).embeddings.num_positions)
 
 

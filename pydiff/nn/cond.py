@@ -26,6 +26,10 @@ class Cond(NamedTuple):
         added = self.added and {name: value[rows] for name, value in self.added.items()}
         return Cond(text, mask, labels, added)
 
+    def repeated(self, times: int) -> Cond:
+        """All rows, so many times one after the other, without an edit."""
+        return together([self] * times)
+
 
 def together(conds: Sequence[Cond]) -> Cond:
     """Conditionings one after the other, as one batch without an edit."""

@@ -7,9 +7,10 @@ from pydiff.ops.attention import (
     edited_attention_reference,
 )
 from pydiff.ops.group_norm_silu import group_norm_silu, group_norm_silu_reference
-from pydiff.ops.guided_step import Step, Threshold, guided_step, guided_step_reference
+from pydiff.ops.guided_step import Paste, Step, Threshold, guided_step, guided_step_reference
 
 __all__ = [
+    "Paste",
     "Step",
     "Threshold",
     "attention",

@@ -5,46 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from types import ModuleType
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pydiff.ops import native
+from pydiff.ops.guided_step_call import PREDICTION_TYPES, THRESHOLDS, Call, Paste, Step, Threshold, prepare
 
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
-THRESHOLDS = ("none", "static", "dynamic")
-
-
-class Threshold(NamedTuple):
-    """How the estimate of x0 is kept in range (Saharia et al. 2022, Imagen, section 2.3).
-
-    kind: "none", "static" (clip to [-max_value, max_value]) or "dynamic" (s = the percentile-quantile of |D| over a
-    picture, clamped to [1, max_value]; D becomes clip(D, -s, s) / s). percentile in [0, 1].
-    """
-
-    kind: str = "none"
-    percentile: float = 0.995
-    max_value: float = 1.0
-
-
-class Step(NamedTuple):
-    """One row of a step table:  x' = c_x x + c_denoised D + c_raw D_raw + c_previous D_previous + c_noise noise.
-
-    alpha, sigma: the level of x, x = alpha x0 + sigma noise. D is the thresholded estimate of x0, D_raw the one before
-    thresholding, D_previous the D of the previous evaluated row. log_variance (log min, log max): the noise is also
-    multiplied by exp((f log max + (1 - f) log min) / 2), f = (v + 1) / 2, v the network's variance channels
-    (Nichol and Dhariwal 2021, equation 15).
-    """
-
-    alpha: float
-    sigma: float
-    c_x: float
-    c_denoised: float
-    c_raw: float = 0.0
-    c_previous: float = 0.0
-    c_noise: float = 0.0
-    log_variance: tuple[float, float] | None = None
+__all__ = [
+    "PREDICTION_TYPES",
+    "THRESHOLDS",
+    "Paste",
+    "Step",
+    "Threshold",
+    "guided_step",
+    "guided_step_reference",
+    "limit",
+    "quantile",
+]
 
 
 def guided_step(
@@ -57,6 +35,7 @@ def guided_step(
     threshold: Threshold = Threshold(),
     previous: Tensor | None = None,
     noise: Tensor | None = None,
+    paste: Paste | None = None,
     rescale: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Take one sampler step; returns (x_next, denoised), new tensors (B, C, H, W) in x's dtype.
@@ -64,11 +43,12 @@ def guided_step(
     x (B, C, H, W). predictions (R, B, C, H, W), or (R, B, 2C, H, W) whose second half are variance channels, of which
     branch 0's are used. weights: R floats, guided = sum_r weights[r] predictions[r]. prediction_type: "epsilon",
     "v_prediction" (Salimans and Ho 2022) or "sample". previous, noise (B, C, H, W): needed where their coefficient is
-    not 0. rescale: phi in [0, 1] of guidance rescaling (Lin et al. 2023, section 3.4), towards the standard deviation
-    of branch 0 over each picture. Arithmetic is in float32, or float64 when an input is.
+    not 0. paste: what is put back into x_next; denoised is left as it is. rescale: phi in [0, 1] of guidance rescaling
+    (Lin et al. 2023, section 3.4), towards the standard deviation of branch 0 over each picture. Arithmetic is in
+    float32, or float64 when an input is.
     Raises ValueError when shapes, names or ranges do not fit.
     """
-    call = _prepare(_Call(x, predictions, weights, step, prediction_type, threshold, previous, noise, rescale))
+    call = prepare(Call(x, predictions, weights, step, prediction_type, threshold, previous, noise, paste, rescale))
     module = native.serves(*call.tensors)
     if module is None or x.numel() == 0 or len(weights) > module.max_branches:
         return _reference(call)
@@ -85,11 +65,12 @@ def guided_step_reference(
     threshold: Threshold = Threshold(),
     previous: Tensor | None = None,
     noise: Tensor | None = None,
+    paste: Paste | None = None,
     rescale: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """What `guided_step` means, in plain torch operators: any device, any float type, differentiable."""
     return _reference(
-        _prepare(_Call(x, predictions, weights, step, prediction_type, threshold, previous, noise, rescale))
+        prepare(Call(x, predictions, weights, step, prediction_type, threshold, previous, noise, paste, rescale))
     )
 
 
@@ -113,36 +94,19 @@ def limit(denoised: Tensor, threshold: Threshold) -> Tensor:
     return torch.clamp(denoised, -s, s) / s
 
 
-class _Call(NamedTuple):
-    """The arguments of `guided_step`."""
-
-    x: Tensor
-    predictions: Tensor
-    weights: Sequence[float]
-    step: Step
-    prediction_type: str
-    threshold: Threshold
-    previous: Tensor | None
-    noise: Tensor | None
-    rescale: float
-
-    @property
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        return self.x, self.predictions, self.previous, self.noise
-
-
-def _native(module: ModuleType, call: _Call) -> tuple[Tensor, Tensor]:
+def _native(module: ModuleType, call: Call) -> tuple[Tensor, Tensor]:
     x, predictions = call.x.float().contiguous(), call.predictions.float().contiguous()
-    optional = [None if t is None else t.float().contiguous() for t in (call.previous, call.noise)]
+    optional = [None if t is None else t.float().contiguous() for t in call.tensors[2:]]
     x_next, denoised = torch.empty_like(x), torch.empty_like(x)
     batch, n = x.shape[0], x.numel() // x.shape[0]
     threshold = call.threshold
     description = (
-        *map(native.address, (x, predictions, *optional, x_next, denoised)),
+        *map(native.address, (x, predictions, *optional[:2], x_next, denoised)),
         *(batch, n, predictions.numel() // (batch * len(call.weights))),
         list(call.weights),
         call.step[:7],
         call.step.log_variance,
+        None if call.paste is None else (*map(native.address, optional[2:]), *_layout(call.paste)),
         *(PREDICTION_TYPES.index(call.prediction_type), THRESHOLDS.index(threshold.kind)),
         *(threshold.percentile, threshold.max_value, call.rescale),
     )
@@ -156,7 +120,14 @@ def _native(module: ModuleType, call: _Call) -> tuple[Tensor, Tensor]:
     return (x_next, denoised) if dtype == torch.float32 else (x_next.to(dtype), denoised.to(dtype))
 
 
-def _reference(call: _Call) -> tuple[Tensor, Tensor]:
+def _layout(paste: Paste) -> tuple[float, ...]:
+    """Elements from one picture of x0, and of the mask, to the next; elements of a mask; coefficients."""
+    picture, plane = paste.x0.shape[1:].numel(), paste.mask.shape[1:].numel()
+    steps = (picture if paste.x0.shape[0] > 1 else 0, plane if paste.mask.shape[0] > 1 else 0)
+    return *steps, plane, paste.c_x0, paste.c_noise
+
+
+def _reference(call: Call) -> tuple[Tensor, Tensor]:
     step, channels = call.step, call.x.shape[1]
     wide = any(tensor is not None and tensor.dtype == torch.float64 for tensor in call.tensors)
     dtype = torch.float64 if wide else torch.float32
@@ -171,10 +142,12 @@ def _reference(call: _Call) -> tuple[Tensor, Tensor]:
     if call.noise is not None:
         v = call.predictions[0, :, channels:].to(dtype)
         x_next = x_next + step.c_noise * _scaled(call.noise.to(dtype), v, step)
+    if call.paste is not None:
+        x_next = _put_back(x_next, call.paste)
     return x_next.to(call.x.dtype), denoised.to(call.x.dtype)
 
 
-def _guided(call: _Call, dtype: torch.dtype) -> Tensor:
+def _guided(call: Call, dtype: torch.dtype) -> Tensor:
     branches = [prediction[:, : call.x.shape[1]].to(dtype) for prediction in call.predictions]
     guided: Tensor = call.weights[0] * branches[0]
     for weight, branch in zip(call.weights[1:], branches[1:], strict=True):
@@ -201,53 +174,9 @@ def _scaled(noise: Tensor, v: Tensor, step: Step) -> Tensor:
     return noise * torch.exp(0.5 * (f * high + (1 - f) * low))
 
 
-def _prepare(call: _Call) -> _Call:
-    """The checked call, without the tensors that its step does not read."""
-    step = call.step
-    if call.prediction_type not in PREDICTION_TYPES:
-        raise ValueError(f"prediction_type is {call.prediction_type!r}; expected one of {', '.join(PREDICTION_TYPES)}")
-    if not 0 <= call.rescale <= 1:
-        raise ValueError(f"rescale is {call.rescale}; expected a number in [0, 1]")
-    if call.prediction_type == "epsilon" and step.alpha == 0:
-        raise ValueError("alpha is 0, where epsilon says nothing about x0; use v_prediction or start below pure noise")
-    _check_threshold(call.threshold)
-    call = call._replace(
-        previous=call.previous if step.c_previous else None,
-        noise=call.noise if step.c_noise else None,
-    )
-    _check_tensors(call)
-    return call
-
-
-def _check_tensors(call: _Call) -> None:
-    x, predictions, weights, step = call[:4]
-    if x.ndim != 4 or not x.is_floating_point():
-        raise ValueError(f"x is {x.dtype} {tuple(x.shape)}; expected floats (B, C, H, W)")
-    batch, channels, *size = x.shape
-    fits = [(len(weights), batch, k * channels, *size) for k in (1, 2)]
-    if len(weights) == 0 or tuple(predictions.shape) not in fits or not predictions.is_floating_point():
-        raise ValueError(
-            f"predictions are {predictions.dtype} {tuple(predictions.shape)} for {len(weights)} weights and x "
-            f"{tuple(x.shape)}; expected floats {fits[0]}, or {fits[1]} with variance channels"
-        )
-    for name, tensor, needed in (("previous", call.previous, step.c_previous), ("noise", call.noise, step.c_noise)):
-        if needed and (tensor is None or tensor.shape != x.shape or not tensor.is_floating_point()):
-            came = "None" if tensor is None else f"{tensor.dtype} {tuple(tensor.shape)}"
-            raise ValueError(f"{name} is {came} though c_{name} is {needed}; expected floats {tuple(x.shape)}")
-    if call.noise is not None and step.log_variance is not None and predictions.shape[2] != 2 * channels:
-        raise ValueError(
-            f"the step learns its variance, but the predictions have {predictions.shape[2]} channels; "
-            f"expected {2 * channels}: {channels} of the prediction and {channels} of the variance"
-        )
-
-
-def _check_threshold(threshold: Threshold) -> None:
-    if threshold.kind not in THRESHOLDS:
-        raise ValueError(f"threshold.kind is {threshold.kind!r}; expected one of {', '.join(THRESHOLDS)}")
-    if threshold.kind == "dynamic" and not (0 <= threshold.percentile <= 1 and threshold.max_value >= 1):
-        raise ValueError(
-            f"dynamic threshold has percentile {threshold.percentile} and max_value {threshold.max_value}; "
-            "expected a percentile in [0, 1] and a max_value of at least 1"
-        )
-    if threshold.kind == "static" and not threshold.max_value > 0:
-        raise ValueError(f"static threshold has max_value {threshold.max_value}; expected a positive number")
+def _put_back(made: Tensor, paste: Paste) -> Tensor:
+    mask, known = paste.mask.to(made.dtype), paste.c_x0 * paste.x0.to(made.dtype)
+    if paste.noise is not None:
+        known = known + paste.c_noise * paste.noise.to(made.dtype)
+    mixed = mask * made + (1 - mask) * known
+    return torch.where(mask == 1, made, torch.where(mask == 0, known, mixed))

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from pydiff.cascade import Branch, StagePlan, Start
 from pydiff.diffusion.noise import Noise
 from pydiff.nn.cond import Cond
+from pydiff.tasks.augmentation import TRUNCATED
 from pydiff.tasks.checks import integer, is_list, number
 from pydiff.tasks.words import Told
 from pydiff.text.encoders import Encoded
@@ -110,7 +111,8 @@ def leveled(now: Now, count: int) -> Now:
 
 
 def augmented(now: Now) -> Tensor:
-    """The low-res picture (B, 3, h, w) at the size of x, at the plan's noise level."""
+    """The low-res picture (B, 3, h, w) at the size of x, at the plan's noise level, where a truncated stage before has
+    left it."""
     plan, before = now.plan, now.before
     assert before is not None
     size = plan.stage.shape(plan.size)[1:]
@@ -119,6 +121,8 @@ def augmented(now: Now) -> Tensor:
     large = now.as_weights(before)
     if large.shape[2:] != size:
         large = F.interpolate(large, size=size, mode="bilinear", align_corners=True)
+    if plan.said["conditioning"] == TRUNCATED:
+        return large
     level = plan.stage.noising.level(plan.noise_level)
     return level.alpha * large + level.sigma * now.draw(tuple(large.shape[1:]))
 
@@ -145,7 +149,11 @@ def condition(now: Now, words: Encoded | None, ids: tuple[float, ...] | None) ->
 
 def time_ids(now: Now) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
     """The numbers of Stable Diffusion XL's micro-conditioning, for the prompt and for the negative prompt."""
-    kind, micro, size = now.plan.stage.traits.get("micro"), now.micro, now.plan.size
+    plan, micro = now.plan, now.micro
+    kind, size = plan.stage.traits.get("micro"), plan.size
+    if plan.windows is not None:  # what the network sees
+        height, width = plan.windows.size
+        size = height * plan.stage.factor, width * plan.stage.factor
     if kind is None:
         return None, None
     places = micro.original_size or size, micro.crops_coords_top_left

@@ -18,6 +18,7 @@ OF_EACH = (
     "negative_prompt",
     *SECOND,
     "class_labels",
+    "classifier_labels",
     "seed",
 )  # settings that a list gives picture by picture
 

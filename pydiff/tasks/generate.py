@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pydiff.cascade import INPAINT, INSTRUCT, PLAIN, RESTORE, UPSCALE, Cascade, Stage
+from pydiff.cascade import EXAMPLE, INPAINT, INSTRUCT, PLAIN, RESTORE, UPSCALE, Cascade, Stage
 from pydiff.images import from_user
 from pydiff.tasks import unclip
 from pydiff.tasks.begin import Begin, Now, from_low_res, from_noise
@@ -18,10 +18,12 @@ from pydiff.tasks.plan import sizes_of, stages_to
 from pydiff.tasks.request import Call, make_request
 from pydiff.tasks.run import Request
 
+PARTS_OF_GENERATE = {"denoising_end": None, "conditioning": None}
 HINTS = {
     UPSCALE: "it makes pictures larger: pipe.upscale(image, prompt)",
     INSTRUCT: "it follows instructions: pipe.instruct(image, prompt)",
     INPAINT: "it fills holes: pipe.inpaint(image, mask, prompt)",
+    EXAMPLE: "it paints by example: pipe.inpaint(image, mask, example=picture)",
     RESTORE: "it restores damaged pictures: pipe.restore(image, task)",
 }
 
@@ -51,7 +53,7 @@ def generate(
             raise ValueError(f"latents are given, but {cascade.name} begins from an embedding too; leave them out")
         first, said, steers = unclip.first_begin(stages[0], call)
     begins = [first, *(from_low_res for _ in stages[1:])]
-    wanted = make_request("generate", cascade, stages, begins, call, sizes, said, {"denoising_end": None}, steers)
+    wanted = make_request("generate", cascade, stages, begins, call, sizes, said, PARTS_OF_GENERATE, steers)
     if latents is not None:
         check_latents(latents, stages[0], sizes[0], len(wanted.seeds))
     return across_frames(wanted) if cross_frame else wanted
@@ -77,7 +79,7 @@ def upscale(cascade: Cascade, image: Any, call: Call, *, size: int | None = None
     elif picture.shape[2] != picture.shape[3]:
         raise ValueError(f"image is {picture.shape[3]}x{picture.shape[2]}; expected a square picture: crop or pad it")
     begins: list[Begin] = [partial(_from_picture, picture=picture), *(from_low_res for _ in stages[1:])]
-    return make_request("upscale", cascade, stages, begins, call, sizes)
+    return make_request("upscale", cascade, stages, begins, call, sizes, parts={"conditioning": None})
 
 
 def _from_picture(now: Now, picture: Tensor) -> Any:

@@ -31,7 +31,7 @@ def image_to_image(cascade: Cascade, image: Any, call: Call, *, size: int | None
         raise ValueError(f"{cascade.name} begins from an embedding of its own, not from a picture")
     given, sizes = picture_of(image, stages)
     begins: list[Begin] = [partial(from_picture, image=given), *(partial(_later, image=given) for _ in stages[1:])]
-    parts = {**dict.fromkeys(PARTS), "strength": STRENGTH}
+    parts = {**dict.fromkeys((*PARTS, "conditioning")), "strength": STRENGTH}
     wanted = make_request("image_to_image", cascade, stages, begins, call, sizes, parts=parts)
     if len(given) not in (1, len(wanted.seeds)):
         raise ValueError(

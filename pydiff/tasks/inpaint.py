@@ -1,79 +1,311 @@
-"""Fill a hole: the mask's white is repainted, its black is kept."""
+"""Fill holes: the mask's white is repainted, its black is kept.
+
+Three methods. "model": a network that knows of holes, with the mask and what is kept beside x (9 channels). "blend":
+after every step what is kept comes back at the level of the next one (Avrahami et al. 2022, Blended Latent Diffusion).
+"repaint": the same, and the run goes back up again and again, so that what is made and what is kept come to agree
+(Lugmayr et al. 2022, RePaint). The last two take any network.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pydiff.cascade import INPAINT, PLAIN, Cascade, Start
-from pydiff.diffusion import loop
-from pydiff.images import from_user, mask_from_user
-from pydiff.tasks.begin import Begin, Now, branches, pure_noise
+from pydiff.cascade import INPAINT, PLAIN, UPSCALE, Cascade, Stage, Start
+from pydiff.diffusion.loop import Known
+from pydiff.diffusion.repaint import COMPATS, resampled
+from pydiff.images import pictures_from_user
+from pydiff.tasks.begin import Begin, Now, augmented, branches, leveled, pure_noise
+from pydiff.tasks.checks import integer, is_list, number, per_prompt, unusual
 from pydiff.tasks.generate import HINTS
-from pydiff.tasks.image_to_image import encoded, resized
+from pydiff.tasks.hole import Hole, Size, hole_in
+from pydiff.tasks.image_to_image import encoded
+from pydiff.tasks.plan import stages_to
 from pydiff.tasks.request import Call, make_request
 from pydiff.tasks.run import Request
+from pydiff.tasks.windows import MOST_OVERLAP, windowed
+
+METHODS = ("repaint", "blend", "model")
+MOST_FEATHER = 256
+MOST_STEPS = 250  # of RePaint unless said, as in its authors' configurations
+MOST_SAMPLES = 100  # of a jump
+NOTHING: Mapping[str, Any] = {}
 
 
-class Hole(NamedTuple):
-    """image (1, 3, H, W) in [-1, 1]; mask (1, 1, H, W), 1 = repaint, 0 = keep."""
+@dataclasses.dataclass(frozen=True)
+class InpaintOptions:
+    """How holes are filled. method: one of METHODS; by default "model" where the network knows of holes, "repaint"
+    where it reads no words, which alone could make up for the bias of blending, else "blend".
+    RePaint goes back up by jump_length steps, jump_n_sample - 1 times at each jump (a run of no more steps than the
+    default jump_length never does), with the sampler ddpm and at most MOST_STEPS steps unless said. faithful: noise is
+    drawn level by level, as the original code does, in place of once a jump. compat: "diffusers" jumps where its
+    RePaintScheduler does and, where a model of pixels blends, keeps what is known free of noise as its IF pipelines do.
 
-    image: Tensor
-    mask: Tensor
+    feather: pixels over which what is made fades in, from the hole's edge inwards. soft_mask: the mask's grays are
+    shares of what is made; else it is taken as white or black. padding_mask_crop: only the holes and so many pixels
+    around them are run, at the model's own size, and laid back into the picture. window_overlap: a stage that attends
+    to pixels sees a larger picture in windows of its own size, and the share of a side that they have in common with
+    the next one, in [0, 0.9]; by default it sees the picture whole.
+    """
+
+    method: str | None = None
+    jump_length: int = 10
+    jump_n_sample: int = 10
+    faithful: bool = False
+    compat: str | None = None
+    feather: float = 0.0
+    soft_mask: bool = False
+    padding_mask_crop: int | None = None
+    window_overlap: float | None = None
 
 
-def inpaint(cascade: Cascade, image: Any, mask: Any, call: Call) -> Request:
-    """By a network that knows of holes (9 channels), or by blending what is kept into every step of one that does not
-    (Avrahami et al. 2022, Blended Latent Diffusion)."""
-    stage = cascade.stages[0]
-    if stage.kind not in (INPAINT, PLAIN):
-        raise ValueError(f"{cascade.name} fills no holes; {HINTS[stage.kind]}")
-    if stage.codec is None:
-        raise ValueError(f"{cascade.name} works on pixels; inpaint takes a model with an autoencoder")
-    picture = from_user(image)
-    hole = Hole(picture, mask_from_user(mask, (picture.shape[2], picture.shape[3])))
-    height, width = (side // stage.factor * stage.factor for side in picture.shape[2:])
-    begin = from_hole if stage.kind == INPAINT else blending
-    begins: list[Begin] = [partial(begin, hole=hole)]
-    return make_request("inpaint", cascade, [stage], begins, call, [(height, width)], parts={"strength": 1.0})
+OPTIONS = tuple(InpaintOptions.__dataclass_fields__)
+OF_REPAINT = ("jump_length", "jump_n_sample", "faithful")
+
+
+def inpaint(cascade: Cascade, image: Any, mask: Any, call: Call, *, size: int | None = None) -> Request:
+    """The pictures keep their size. A cascade fills the hole in its first stage, at its scale, and in the others
+    blends what the stage before made into what is kept; size: of the last of them, by default the one whose pictures
+    are nearest to these in size. Raises ValueError for models and options that do not fit."""
+    check_fills(cascade)
+    options, call = read_options(cascade.stages[0], cascade.name, call)
+    given = pictures_from_user(image)
+    if size is None and options.padding_mask_crop is None:
+        size = nearest_size(cascade, max(given.shape[2:]))
+    stages = stages_for(cascade, size)
+    return fill("inpaint", cascade, stages, _hole(stages, given, mask, options), options, call)
+
+
+def fill(
+    task: str,
+    cascade: Cascade,
+    stages: tuple[Stage, ...],
+    hole: Hole,
+    options: InpaintOptions,
+    call: Call,
+    said: Mapping[str, Any] = NOTHING,
+) -> Request:
+    """The hole filled. said: what else settings hold."""
+    count = len(hole)
+    hole, call = _batched(hole, call, any(stage.text is not None for stage in stages))
+    if options.method == "repaint":
+        stages = (_repainting(stages[0]), *stages[1:])
+    begin = from_hole if options.method == "model" else partial(from_known, options=options)
+    begins: list[Begin] = [
+        partial(begin, hole=hole),
+        *(partial(_later, hole=hole, options=options) for _ in stages[1:]),
+    ]
+    begins[-1] = partial(_finished, begin=begins[-1], hole=hole)
+    sizes = [_scaled(hole.size, stages[-1], stage) for stage in stages]
+    height, width = hole.given.shape[2:]
+    said = {"method": options.method, **unusual(options), **said, "height": height, "width": width}
+    parts = {"strength": None if options.method == "repaint" else 1.0}
+    wanted = make_request(task, cascade, stages, begins, call, sizes, said, parts)
+    if len(hole) not in (1, len(wanted.seeds)):
+        prompts = len(wanted.seeds) // call.num_images_per_prompt
+        raise ValueError(f"{count} pictures or masks are given for {prompts} prompts; give one prompt, or one for each")
+    wanted = wanted if options.method != "repaint" else _resampled(wanted, options)
+    return wanted if options.window_overlap is None else windowed(wanted, options.window_overlap)
+
+
+def check_fills(cascade: Cascade) -> None:
+    first = cascade.stages[0]
+    if first.kind not in (INPAINT, PLAIN):
+        raise ValueError(f"{cascade.name} fills no holes; {HINTS[first.kind]}")
+    if "unclip" in first.traits:
+        raise ValueError(f"{cascade.name} begins from an embedding of its own, not from a picture")
+
+
+def nearest_size(cascade: Cascade, side: int) -> int | None:
+    """That of the stage whose pictures are nearest to those of this larger side; None for a model of latents, whose
+    first stage runs alone."""
+    if cascade.stages[0].codec is not None:
+        return None
+    return min(cascade.sizes, key=lambda size: abs(math.log(size / side)))
+
+
+def stages_for(cascade: Cascade, size: int | None) -> tuple[Stage, ...]:
+    """Those that fill a hole in a picture of this size."""
+    check_fills(cascade)
+    first = cascade.stages[0]
+    if first.codec is not None and size is None:
+        return cascade.stages[:1]
+    stages = stages_to(cascade, size)
+    if any(stage.codec is not None for stage in stages[1:]) or (first.codec is not None and len(stages) > 1):
+        raise ValueError(f"size is {size}, whose stage walks through latents of a picture; give {max(first.size)}")
+    return stages
+
+
+def read_options(stage: Stage, name: str, call: Call) -> tuple[InpaintOptions, Call]:
+    """Checked options, and the call without them."""
+    given = call.chosen(OPTIONS)
+    options = InpaintOptions(**given)
+    method = options.method if options.method is not None else _default_method(stage)
+    if not isinstance(method, str) or method not in METHODS:
+        raise ValueError(f"method is {method!r}; expected one of {', '.join(METHODS)}")
+    if (method == "model") != (stage.kind == INPAINT):
+        knows = "knows of holes" if stage.kind == INPAINT else "knows of no holes"
+        fits = "model" if stage.kind == INPAINT else "repaint or blend"
+        raise ValueError(f"method is {method!r}, but the network of {name} {knows}; give {fits}")
+    for option in given:
+        if (option in OF_REPAINT and method != "repaint") or (option == "compat" and method == "model"):
+            raise ValueError(f"{option} is {given[option]!r}, but the method is {method!r}; leave it out")
+    _check_values(options)
+    others = {name: value for name, value in call.options.items() if name not in OPTIONS}
+    return dataclasses.replace(options, method=method), dataclasses.replace(call, options=others)
+
+
+def _default_method(stage: Stage) -> str:
+    if stage.kind == INPAINT:
+        return "model"
+    return "repaint" if stage.text is None else "blend"
+
+
+def _check_values(options: InpaintOptions) -> None:
+    if options.compat is not None and (not isinstance(options.compat, str) or options.compat not in COMPATS):
+        raise ValueError(f"compat is {options.compat!r}; expected None or 'diffusers'")
+    for option in ("faithful", "soft_mask"):
+        if not isinstance(getattr(options, option), bool):
+            raise ValueError(f"{option} is {getattr(options, option)!r}; expected True or False")
+    integer("jump_length", options.jump_length, 1)
+    integer("jump_n_sample", options.jump_n_sample, 1, MOST_SAMPLES)
+    number("feather", options.feather, 0, MOST_FEATHER)
+    if options.padding_mask_crop is not None:
+        integer("padding_mask_crop", options.padding_mask_crop, 0)
+    if options.window_overlap is not None:
+        number("window_overlap", options.window_overlap, 0, MOST_OVERLAP)
+
+
+def _hole(stages: tuple[Stage, ...], given: Tensor, mask: Any, options: InpaintOptions) -> Hole:
+    """What is run is a multiple of what the stages can make."""
+    step = step_of(stages)
+    return hole_in(
+        given,
+        mask,
+        (step, step),
+        feather=options.feather,
+        soft=options.soft_mask,
+        crop=options.padding_mask_crop,
+        crop_size=stages[-1].size,
+    )
+
+
+def step_of(stages: tuple[Stage, ...]) -> int:
+    """What the sides of a picture must be multiples of, for each stage to make its part."""
+    last = max(stages[-1].size)
+    steps = [last * stage.factor // math.gcd(last * stage.factor, max(stage.size)) for stage in stages]
+    return math.lcm(*steps)
+
+
+def _batched(hole: Hole, call: Call, reads: bool) -> tuple[Hole, Call]:
+    """A call for as many pictures as there are in the hole, where it says one prompt, one class, or none. reads: whether
+    the model reads words."""
+    count, each, labels = len(hole), per_prompt(call.num_images_per_prompt), call.class_labels
+    if count == 1:
+        return hole, call
+    if reads:
+        if isinstance(call.prompt, str):
+            call = dataclasses.replace(call, prompt=[call.prompt] * count)
+    elif labels is None:
+        call = dataclasses.replace(call, num_images_per_prompt=count * each)
+    elif not is_list(labels) and not (isinstance(labels, Tensor) and labels.ndim):
+        call = dataclasses.replace(call, class_labels=[labels] * count)
+    return hole.repeated(each), call
+
+
+def _repainting(stage: Stage) -> Stage:
+    """Its own way of sampling where RePaint's is another one."""
+    steps = min(stage.defaults.num_inference_steps, MOST_STEPS)
+    sampling = dataclasses.replace(stage.sampling, sampler="ddpm")
+    return dataclasses.replace(stage, sampling=sampling, defaults=stage.defaults._replace(num_inference_steps=steps))
+
+
+def _scaled(size: Size, last: Stage, stage: Stage) -> Size:
+    """The size of a stage's picture when that of the last one is `size`."""
+    height, width = (side * max(stage.size) // max(last.size) for side in size)
+    return height, width
+
+
+def _resampled(wanted: Request, options: InpaintOptions) -> Request:
+    """The same with RePaint's rows in the first stage."""
+    first, *others = wanted.plans
+    if first.said["strength"] not in (None, 1):
+        why = "RePaint begins from noise alone; leave it out, or give method='blend'"
+        raise ValueError(f"strength is {first.said['strength']}, but {why}")
+    never = options.jump_length >= first.table.levels and options.jump_n_sample > 1
+    if never and options.jump_length != InpaintOptions.jump_length:
+        raise ValueError(
+            f"jump_length is {options.jump_length}; expected less than the run's {first.table.levels} steps"
+        )
+    how = {"faithful": options.faithful, "compat": options.compat}
+    table = resampled(first.table, options.jump_length, options.jump_n_sample, **how)  # type: ignore[arg-type]
+    return dataclasses.replace(wanted, plans=(first._replace(table=table), *others))
+
+
+def _finished(now: Now, begin: Begin, hole: Hole) -> Start:
+    return begin(now)._replace(finish=hole.finish)
 
 
 def from_hole(now: Now, hole: Hole) -> Start:
     """[x | mask | latents of the picture without the hole] (Rombach et al. 2022)."""
     x0 = None if _is_whole(now) else encoded(now, hole.image)
     x = pure_noise(now) if x0 is None else now.plan.table.noised(x0, now.draw(tuple(x0.shape[1:])))
-    mask, outside = _beside(now, hole)
+    outside = encoded(now, hole.image * (hole.mask < 0.5))
+    mask = _latent_mask(now, hole).expand(len(x), -1, -1, -1)
     return Start(x, now.noise, branches(now, torch.cat([mask, outside], dim=1)))
 
 
-def blending(now: Now, hole: Hole) -> Start:
-    """After every step, what is kept comes from the picture at the level of the next one."""
-    table = now.plan.table
-    known = encoded(now, hole.image)
-    drawn = now.draw(tuple(known.shape[1:]))
-    x = table.initial_scale * drawn if _is_whole(now) else table.noised(known, drawn)
-    mask, _ = _beside(now, hole)  # its draws come before those of the steps, as in diffusers
+def from_known(now: Now, hole: Hole, options: InpaintOptions) -> Start:
+    """RePaint or blending, of pixels or latents."""
+    table, codec = now.plan.table, now.plan.stage.codec
+    image, mask = hole.at(now.plan.size) if codec is None else (hole.image, _latent_mask(now, hole))
+    mask = now.as_weights(mask)
+    if options.method == "repaint":
+        x0 = encoded(now, image)
+        return Start(pure_noise(now), now.noise, branches(now), known=Known(x0, mask))
+    if codec is None:
+        return _blended(now, encoded(now, image), mask, branches(now), options)
+    x0 = encoded(now, image)
+    drawn = now.draw(tuple(x0.shape[1:]))
+    x = table.initial_scale * drawn if _is_whole(now) else table.noised(x0, drawn)
+    now.noise(now.plan.stage.shape(now.plan.size), dtype=codec.dtype)  # diffusers encodes the picture without the hole
+    return Start(x, now.noise, branches(now), known=Known(x0, mask, drawn))
 
-    def adjust(state: loop.State) -> Tensor:
-        last = state.index == len(table.rows) - 1
-        kept = known if last else table.noised(known, drawn, state.index + 1)
-        return (1 - mask) * kept + mask * state.x
 
-    return Start(x, now.noise, branches(now), adjust)
+def _blended(now: Now, x0: Tensor, mask: Tensor, told: Any, options: InpaintOptions) -> Start:
+    """Pixels. What is kept has the same noise all the time, or with compat none."""
+    table, drawn = now.plan.table, now.draw(tuple(x0.shape[1:]))
+    if options.compat is not None:
+        x = torch.where(mask > 0, table.noised(x0, drawn), x0)
+        return Start(x, now.noise, told, known=Known(x0, mask, clean=True))
+    x = table.initial_scale * drawn if _is_whole(now) else table.noised(x0, drawn)
+    return Start(x, now.noise, told, known=Known(x0, mask, drawn))
+
+
+def _later(now: Now, hole: Hole, options: InpaintOptions) -> Start:
+    """A super-resolution stage: blending, beside the picture of the stage before."""
+    assert now.plan.stage.kind == UPSCALE
+    image, mask = (now.as_weights(part) for part in hole.at(now.plan.size))
+    x0 = image.expand(len(now.noise), -1, -1, -1)
+    start = _blended(now, x0, mask, (), options)
+    return start._replace(branches=branches(leveled(now, len(x0)), augmented(now)))
 
 
 def _is_whole(now: Now) -> bool:
-    return bool(now.plan.said["strength"] == 1)
+    return bool(now.plan.said["strength"] in (None, 1))
 
 
-def _beside(now: Now, hole: Hole) -> tuple[Tensor, Tensor]:
-    """The mask at the size of the latents (B, 1, h, w), and latents of the picture without what it covers."""
+def _latent_mask(now: Now, hole: Hole) -> Tensor:
+    """The mask at the size of the latents (B or 1, 1, h, w): the pixel in the corner of each of their elements, or where
+    a hole falls between those, all elements that it touches."""
     size = now.plan.stage.shape(now.plan.size)[1:]
-    picture = resized(hole.image, now.plan)
-    mask = F.interpolate(hole.mask, size=now.plan.size) if hole.mask.shape[2:] != now.plan.size else hole.mask
-    small = now.as_weights(F.interpolate(mask, size=size)).expand(len(now.noise), -1, -1, -1)
-    return small, encoded(now, picture * (mask < 0.5))
+    corners, shares = F.interpolate(hole.mask, size=size), F.interpolate(hole.mask, size=size, mode="area")
+    lost = ~(corners > 0).flatten(1).any(1).view(-1, 1, 1, 1)
+    return now.as_weights(torch.where(lost, (shares > 0).to(corners), corners))

@@ -23,6 +23,7 @@ from pydiff.images import to_unit
 from pydiff.nn.cond import Cond
 from pydiff.tasks.begin import Now, branches
 from pydiff.tasks.checks import integer, number, otherwise
+from pydiff.tasks.classifier import CLASSIFIER
 from pydiff.tasks.columns import prompt_columns
 from pydiff.tasks.edit import check_editable
 from pydiff.tasks.image_to_image import encoded, picture_of, resized
@@ -121,7 +122,7 @@ def _check_call(call: Call, method: str) -> None:
             raise ValueError(f"{name} is given, but an inversion draws nothing and is followed by watch; leave it out")
     if call.negative_prompt is not None and method != NULL_TEXT:
         raise ValueError(f"negative_prompt is {call.negative_prompt!r}, but {method} reads none; leave it out")
-    for name in call.chosen(("guidance_rescale", "pag_scale")):
+    for name in call.chosen(("guidance_rescale", "pag_scale", *CLASSIFIER)):
         raise ValueError(f"{name} is given, but an inversion has no use for it; say it of the edit")
 
 

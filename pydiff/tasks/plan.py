@@ -7,6 +7,7 @@ import numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import starmap
 from typing import Any
 
 from pydiff.cascade import INSTRUCT, Cascade, Stage, StagePlan
@@ -16,6 +17,7 @@ from pydiff.diffusion.rows import StepTable
 from pydiff.diffusion.thresholding import make_threshold
 from pydiff.images import OUTPUT_TYPES
 from pydiff.ops.guided_step import Threshold
+from pydiff.tasks.augmentation import conditioning, ends, noise_level
 from pydiff.tasks.checks import integer, is_list, number, otherwise
 from pydiff.tasks.perturbed import plan_perturbed
 
@@ -23,6 +25,7 @@ PerStage = float | Sequence[Any] | Callable[[int, int], float] | None
 PRIOR = ("prior_num_inference_steps", "prior_guidance_scale")  # options of unCLIP's prior
 OF_ONE: Mapping[str, type] = {"timesteps": numbers.Integral, "pag_layers": str}  # lists of these are for one stage
 CODING = ("vae_tiling", "vae_slicing")
+AUGMENTATION = ("noise_level", "conditioning")  # of the low-res pictures of super-resolution stages
 PARTS = ("strength", "denoising_start", "denoising_end")  # how much of a stage's run is walked
 NO_PARTS: Mapping[str, float | None] = {}
 
@@ -40,11 +43,12 @@ class Options:
     per timestep; pag_layers: where, names with * for any part, by default the middle of the network. sampler: ddpm,
     ddim, pndm, euler, euler_ancestral, dpmpp_2m, dpmpp_2m_sde, heun or edm. eta: noise of ddim, in [0, 1].
     thresholding: none, static or dynamic, with percentile in [0, 1] and max_value; without it those two change the
-    folder's own. noise_level: of a super-resolution stage's low-res picture, 0 to 999; one number is for all such
-    stages. Of the first stage only: strength, the share of the steps that changes a picture; denoising_start and
-    denoising_end, shares of the noise levels, (0, 1), at which a run takes over from another and leaves off. Of every
-    stage with an autoencoder: vae_tiling, pictures are coded tile by tile, and vae_slicing, one after the other: less
-    memory, and with tiles a slightly other picture.
+    folder's own. noise_level: of a super-resolution stage's low-res picture, 0 to 999; conditioning: whether that is
+    "non_truncated", a finished picture noised to the level, or "truncated", what the stage before leaves there, stopped
+    (`pydiff.tasks.augmentation`); one value of these is for all such stages. Of the first stage only: strength, the
+    share of the steps that changes a picture; denoising_start and denoising_end, shares of the noise levels, (0, 1), at
+    which a run takes over from another and leaves off. Of every stage with an autoencoder: vae_tiling, pictures are
+    coded tile by tile, and vae_slicing, one after the other: less memory, and with tiles a slightly other picture.
     """
 
     num_inference_steps: PerStage = None
@@ -61,6 +65,7 @@ class Options:
     percentile: PerStage = None
     max_value: PerStage = None
     noise_level: int | Sequence[int | None] | None = None
+    conditioning: str | Sequence[str | None] | None = None
     strength: float | None = None
     denoising_start: float | None = None
     denoising_end: float | None = None
@@ -76,7 +81,7 @@ class Options:
                 if len(value) != stages:
                     raise ValueError(f"{name} lists {len(value)} values, but {stages} stages run; give one per stage")
                 values[name] = value[index]
-            elif name == "noise_level":
+            elif name in AUGMENTATION:
                 values[name] = value if takes_low_res else None
             elif name in CODING:
                 values[name] = value
@@ -100,17 +105,19 @@ def plan_stages(
     parts: Mapping[str, float | None] = NO_PARTS,
 ) -> tuple[StagePlan, ...]:
     """The plan of each stage; sizes are those of the pictures, by default the stages' own. parts: which of PARTS the
-    task takes, and what they are for its first stage unless said. Raises ValueError for options that are unknown, out
-    of range or do not fit together."""
-    one_level = options.noise_level is not None and not is_list(options.noise_level)
-    if one_level and all(stage.noising is None for stage in stages):
-        raise ValueError("noise_level is for super-resolution stages, but none runs")
+    task takes, and what they are for its first stage unless said; with conditioning, it may be truncated. Raises
+    ValueError for options that are unknown, out of range or do not fit together."""
+    for name in AUGMENTATION:
+        value = getattr(options, name)
+        if value is not None and not is_list(value) and all(stage.noising is None for stage in stages):
+            raise ValueError(f"{name} is for super-resolution stages, but none runs")
     sizes = [stage.size for stage in stages] if sizes is None else sizes
-    plans = []
-    for index, (stage, size) in enumerate(zip(stages, sizes, strict=True)):
-        values = options.of_stage(index, len(stages), stage.noising is not None)
-        plans.append(plan_stage(stage, _with_parts(values, index, parts), size))
-    return tuple(plans)
+    values = [
+        _with_parts(options.of_stage(index, len(stages), stage.noising is not None), index, parts)
+        for index, stage in enumerate(stages)
+    ]
+    found = ends(stages, values, "conditioning" in parts)
+    return tuple(starmap(plan_stage, zip(stages, values, sizes, found, strict=True)))
 
 
 def _with_parts(values: dict[str, Any], index: int, parts: Mapping[str, float | None]) -> dict[str, Any]:
@@ -123,22 +130,23 @@ def _with_parts(values: dict[str, Any], index: int, parts: Mapping[str, float | 
     return values
 
 
-def plan_stage(stage: Stage, values: Mapping[str, Any], size: tuple[int, int]) -> StagePlan:
-    """One stage's plan. `said` keeps every option as it was decided, so that settings can repeat the run."""
+def plan_stage(stage: Stage, values: Mapping[str, Any], size: tuple[int, int], end: float = 0.0) -> StagePlan:
+    """One stage's plan. end: the sigma / alpha at which it ends. `said` keeps every option as it was decided, so that
+    settings can repeat the run."""
     least = stage.factor * 2 ** (stage.unet.config.levels - 1)
     if min(size) < least:
         raise ValueError(
             f"the picture is {size[1]}x{size[0]}; expected sides of at least {least} pixels for this model"
         )
     sampler = otherwise(values["sampler"], stage.sampling.sampler)
-    table, walked = _table(stage, sampler, values)
+    table, walked = _table(stage, sampler, values, end)
     scale = _scale("guidance_scale", otherwise(values["guidance_scale"], stage.defaults.guidance_scale), table.levels)
     rescale = number("guidance_rescale", otherwise(values["guidance_rescale"], 0.0), 0, 1)
     image_scale = _image_scale(stage, values["image_guidance_scale"], table.levels)
     pag_scale = _scale("pag_scale", otherwise(values["pag_scale"], 0.0), table.levels)
     pag = plan_perturbed(stage, pag_scale, values["pag_adaptive_scale"], values["pag_layers"], table)
     threshold = _threshold(stage.sampling.threshold, values)
-    level = _noise_level(stage, values["noise_level"])
+    level = noise_level(stage, values["noise_level"])
     said = {
         **walked,
         "guidance_scale": scale,
@@ -150,13 +158,14 @@ def plan_stage(stage: Stage, values: Mapping[str, Any], size: tuple[int, int]) -
         "percentile": threshold.percentile if threshold.kind == "dynamic" else None,
         "max_value": None if threshold.kind == "none" or math.isinf(threshold.max_value) else threshold.max_value,
         "noise_level": level,
+        "conditioning": conditioning(stage, values["conditioning"]),
         **{name: values[name] for name in CODING},
     }
     guidance = pag.applied(make_guidance(scale, image_scale, table.levels, rescale))
     return StagePlan(stage, table, guidance, threshold, size, level, said, _coding(stage, values), pag.layers)
 
 
-def _table(stage: Stage, sampler: Any, values: Mapping[str, Any]) -> tuple[StepTable, dict[str, Any]]:
+def _table(stage: Stage, sampler: Any, values: Mapping[str, Any], end: float) -> tuple[StepTable, dict[str, Any]]:
     """The rows to walk, and the options that chose them."""
     if not isinstance(sampler, str):
         raise ValueError(f"sampler is {sampler!r}; expected a name, or one per stage")
@@ -171,14 +180,14 @@ def _table(stage: Stage, sampler: Any, values: Mapping[str, Any]) -> tuple[StepT
         said[name] = None if values[name] is None else number(name, values[name], 0, 1)
     extra: dict[str, Any] = {} if values["eta"] is None else {"eta": number("eta", values["eta"], 0, 1)}
     table = partial(stage.sampling.table, steps, sampler=sampler, timesteps=said["timesteps"], **extra)
-    rows = _part(table, stage.sampling.schedule.num_train_timesteps, said)
+    rows = _part(table, stage.sampling.schedule.num_train_timesteps, said, end)
     if said["timesteps"] is not None and not isinstance(said["timesteps"], str):
         said["timesteps"] = [int(t) for t in said["timesteps"]]
     return rows, {"num_inference_steps": steps, **said, "eta": extra.get("eta")}
 
 
-def _part(table: Callable[..., StepTable], timesteps: int, said: Mapping[str, Any]) -> StepTable:
-    """The part of a run's rows that is walked."""
+def _part(table: Callable[..., StepTable], timesteps: int, said: Mapping[str, Any], ratio: float) -> StepTable:
+    """The part of a run's rows that is walked, down to sigma / alpha = ratio."""
     strength, start, end = (said[name] for name in PARTS)
     whole = table()
     if start is not None and end is not None and start >= end:
@@ -188,7 +197,7 @@ def _part(table: Callable[..., StepTable], timesteps: int, said: Mapping[str, An
         begin = begin_below(whole, timestep_cutoff(start, timesteps))
     elif strength is not None:
         begin = begin_of_strength(whole.levels, strength)
-    rows = table(begin=begin) if begin else whole
+    rows = table(begin=begin, end=ratio) if begin or ratio else whole
     return rows if end is None else rows.until(rows_above(rows, timestep_cutoff(end, timesteps)))
 
 
@@ -250,15 +259,6 @@ def _threshold(own: Threshold, values: Mapping[str, Any]) -> Threshold:
     if own.kind != "none":
         max_value = otherwise(max_value, own.max_value)
     return make_threshold(own.kind, percentile=percentile, max_value=max_value)
-
-
-def _noise_level(stage: Stage, value: Any) -> int | None:
-    if stage.noising is not None:
-        last = stage.traits.get("max_noise_level", len(stage.noising.alphas_cumprod) - 1)
-        return integer("noise_level", otherwise(value, stage.defaults.noise_level), 0, last)
-    if value is not None:
-        raise ValueError(f"noise_level is {value!r} for a base stage, which takes no low-res picture; give it None")
-    return None
 
 
 def stages_to(cascade: Cascade, size: int | None) -> tuple[Stage, ...]:

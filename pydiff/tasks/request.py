@@ -14,6 +14,7 @@ from pydiff.diffusion.noise import Noise
 from pydiff.models.unet2d import UNet2D
 from pydiff.tasks.begin import Begin, Micro, micro_fields
 from pydiff.tasks.checks import integer, is_list, per_prompt
+from pydiff.tasks.classifier import CLASSIFIER, classifier_guidance
 from pydiff.tasks.heat import HEAT, capturing
 from pydiff.tasks.plan import NO_PARTS, PRIOR, Options, make_options, plan_stages
 from pydiff.tasks.run import Request, StepEnd
@@ -27,7 +28,7 @@ class Call:
     """The arguments that every task takes. options: by name, those of `Options` and of `Micro`; prompt_2 and
     negative_prompt_2 for a second text encoder; prompt_embeds, negative_prompt_embeds, pooled_prompt_embeds and
     negative_pooled_prompt_embeds in place of words; clip_skip, weighting, chunks and clean_caption, how the text
-    encoder reads; those of `HeatOptions`, what is captured of attention."""
+    encoder reads; those of `HeatOptions`, what is captured of attention; and of `ClassifierOptions`."""
 
     prompt: Prompt = None
     negative_prompt: Prompt = None
@@ -43,8 +44,16 @@ class Call:
 
     def sampling(self) -> Options:
         """How to sample; refuses unknown options."""
-        others = (*EMBEDDINGS, *SECOND, *READING, *PRIOR, *Micro.__dataclass_fields__, *HEAT)
+        others = (*EMBEDDINGS, *SECOND, *READING, *PRIOR, *Micro.__dataclass_fields__, *HEAT, *CLASSIFIER)
         return make_options({name: value for name, value in self.options.items() if name not in others})
+
+
+def make_call(prompt: Prompt, arguments: Mapping[str, Any]) -> Call:
+    """Named arguments in their fields, all others as options."""
+    fields = set(Call.__dataclass_fields__) - {"prompt", "options"}
+    own = {name: value for name, value in arguments.items() if name in fields}
+    options = {name: value for name, value in arguments.items() if name not in own}
+    return Call(prompt, **own, options=options)
 
 
 def make_request(
@@ -84,6 +93,7 @@ def make_request(
         call.callback_on_step_end,
         {**call.chosen(READING), **micro, **said},
         changes=capturing(call.chosen(HEAT), plans[0], words, guided),
+        classifier=classifier_guidance(call.chosen(CLASSIFIER), plans[0], labels, count),
     )
 
 
@@ -99,12 +109,12 @@ def _check_options(call: Call, stages: Sequence[Stage], said: Mapping[str, Any])
 
 
 def _check_words(words: Words | None, plans: Sequence[StagePlan], guided: bool) -> None:
-    """That every stage that is guided reads words, and that the stages can read those of the call."""
+    """That every stage that is guided reads words or an example, and that the stages can read the words of the call."""
     encoders: dict[int, TextEncoder] = {}
     for plan in plans:
         encoder, traits = plan.stage.text, plan.stage.traits
         if encoder is None:
-            if plan.guided:
+            if plan.guided and "example" not in traits:
                 scale = plan.said["guidance_scale"]
                 raise ValueError(f"guidance_scale is {scale}, but that stage reads no words; give 1")
         elif words is not None and words.embeddings is not None:

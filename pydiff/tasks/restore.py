@@ -91,10 +91,7 @@ def from_damaged(now: Now, damaged: Damaged) -> Start:
     known = now.as_weights(damaged.image).expand_as(x)
     if damaged.mask is None:
         return Start(x, now.noise, branches(now, known))
-    missing = damaged.mask.to(known.device) > 0
-
-    def pasted(state: loop.State) -> Tensor:
-        return torch.where(missing, state.x, known)
-
-    beside = torch.where(missing, now.draw(tuple(x.shape[1:])), known)
-    return Start(torch.where(missing, x, known), now.noise, branches(now, beside), pasted)
+    mask = now.as_weights(damaged.mask)
+    beside = torch.where(mask > 0, now.draw(tuple(x.shape[1:])), known)
+    kept = loop.Known(known, mask, clean=True)
+    return Start(torch.where(mask > 0, x, known), now.noise, branches(now, beside), known=kept)

@@ -21,6 +21,7 @@ from pydiff.heat import HeatMaps
 from pydiff.images import to_output, to_pil, write_png
 from pydiff.tasks.begin import Begin, Micro, Now
 from pydiff.tasks.changes import Change
+from pydiff.tasks.classifier import CLASSIFIER, ClassifierGuidance
 from pydiff.tasks.perturbed import with_perturbed
 from pydiff.tasks.plan import PRIOR, Options, check_output_type
 from pydiff.tasks.words import READING, SECOND, Told, Words, encode_all
@@ -29,7 +30,7 @@ from pydiff.text.encoders import TextEncoder
 # The settings that `generate` takes again; the others (task, model, version) only say what was.
 REPEATED = (
     *("prompt", "negative_prompt", *SECOND, "class_labels", "seed", "size", "height", "width"),
-    *(*Options.__dataclass_fields__, *Micro.__dataclass_fields__, *READING, *PRIOR),
+    *(*Options.__dataclass_fields__, *Micro.__dataclass_fields__, *READING, *PRIOR, *CLASSIFIER),
 )
 Watch = Callable[[State], object]
 StepEnd = Callable[["Walk", int, float, dict[str, Tensor]], "dict[str, Tensor] | None"]
@@ -99,7 +100,7 @@ class Walk:
 class Request:
     """A checked call: nothing in it can fail for the caller's sake any more. begins: one per plan; guided: whether the
     negative prompt is read; said: what else its settings hold; said_of: and those of each
-    picture. changes: to the attention of the first stage."""
+    picture. changes: to the attention of the first stage; classifier: what leads it to classes."""
 
     task: str
     cascade: Cascade
@@ -115,6 +116,7 @@ class Request:
     said: Mapping[str, Any] = field(default_factory=dict)
     said_of: tuple[Mapping[str, Any], ...] = ()
     changes: tuple[Change, ...] = ()
+    classifier: ClassifierGuidance | None = None
 
     @property
     def encoders(self) -> list[TextEncoder]:
@@ -144,6 +146,8 @@ def _leg(wanted: Request, index: int, told: Mapping[int, Told], walk: Walk) -> L
         start = begin(now)
         for change in wanted.changes if index == 0 else ():
             start = change(start)
+        if index == 0 and wanted.classifier is not None:
+            start = wanted.classifier.applied(start)
         start = start if plan.perturbed is None else with_perturbed(start, plan.perturbed)
         return start if wanted.on_step_end is None else _watched(start, wanted.on_step_end, walk)
 
@@ -202,6 +206,7 @@ def settings_of(wanted: Request, index: int) -> dict[str, Any]:
         "width": width,
         **_per_stage([plan.said for plan in plans]),
         **wanted.said,
+        **({} if wanted.classifier is None else wanted.classifier.said(index)),
         **(wanted.said_of[index] if wanted.said_of else {}),
         "model": wanted.cascade.name,
         "version": __version__,

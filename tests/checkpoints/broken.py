@@ -79,6 +79,7 @@ FAMILIES: dict[str, Callable[[Path], Any]] = {
     "ddpm": lambda folder: makers.saved(diffusers.DDPMPipeline(unet2d(), diffusers.DDPMScheduler()), folder),
     "unclip": unclip,
     "variation": variation,
+    "example": makers.paint_by_example,
 }
 NETWORKS = {  # the components that hold weights
     "sd": ("unet", "vae", "text_encoder"),
@@ -87,6 +88,7 @@ NETWORKS = {  # the components that hold weights
     "ddpm": ("unet",),
     "unclip": ("prior", "decoder", "text_proj", "super_res_first", "super_res_last"),
     "variation": ("image_encoder",),
+    "example": ("image_encoder",),
 }
 EVERY = [(family, component) for family, components in NETWORKS.items() for component in components]
 

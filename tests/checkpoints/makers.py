@@ -12,9 +12,17 @@ from typing import Any
 
 import diffusers
 import torch
+from diffusers.pipelines.deprecated.paint_by_example.image_encoder import PaintByExampleImageEncoder
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+)
 
 PEAK = 6.0
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -153,6 +161,28 @@ def xl(folder: Path, sampler: str = "euler", refiner: bool = False, **changes: A
     extra = {"requires_aesthetics_score": True} if refiner else {}
     made = getattr(diffusers, kind)(
         vae=vae(), unet=unet(**micro, **changes), scheduler=scheduler(sampler), **words, **extra
+    )
+    return saved(made, folder)
+
+
+def example_encoder(**changes: Any) -> Any:
+    """Paint by Example's network of pictures."""
+    torch.manual_seed(5)
+    fields = {
+        "hidden_size": 24, "projection_dim": 32, "intermediate_size": 37, "num_hidden_layers": 9,
+        "num_attention_heads": 4, "image_size": 32, "patch_size": 8,
+    }  # fmt: skip
+    return lively(PaintByExampleImageEncoder(CLIPVisionConfig(**{**fields, **changes})))
+
+
+def paint_by_example(folder: Path, sampler: str = "ddim") -> Any:
+    made = diffusers.PaintByExamplePipeline(
+        vae=vae(),
+        image_encoder=example_encoder(),
+        unet=unet(in_channels=9),
+        scheduler=scheduler(sampler),
+        safety_checker=None,
+        feature_extractor=CLIPImageProcessorPil(size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32}),
     )
     return saved(made, folder)
 

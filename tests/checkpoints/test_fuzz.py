@@ -23,7 +23,7 @@ import pydiff
 from pydiff.diffusion.config import sampler_from_scheduler_config
 from pydiff.diffusion.levels import NoiseSchedule
 from pydiff.models.autoencoder_config import AutoencoderConfig
-from pydiff.models.clip import text_fields
+from pydiff.models.clip import text_fields, vision_fields
 from pydiff.models.prior import PriorConfig
 from pydiff.models.t5 import T5Config
 from pydiff.models.unclip import TextProjectionConfig
@@ -49,6 +49,7 @@ FILES = {  # what is read, and what reads it alone
     ("unclip", "text_proj/config.json"): TextProjectionConfig.from_dict,
     ("sd", "scheduler/scheduler_config.json"): sampler_from_scheduler_config,
     ("ddpm", "scheduler/scheduler_config.json"): sampler_from_scheduler_config,
+    ("example", "image_encoder/config.json"): vision_fields,
     ("x4", "low_res_scheduler/scheduler_config.json"): NoiseSchedule.from_config,
     ("unclip", "decoder_scheduler/scheduler_config.json"): sampler_from_scheduler_config,
     ("ddpm", "pydiff.json"): None,

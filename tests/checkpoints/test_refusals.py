@@ -68,6 +68,7 @@ def test_checkpoints_without_a_part(fresh: Fresh, family: str, component: str, p
         ("ddpm", SCHEDULER, "scheduler_config.json is not a file"),
         ("unclip", "prior_scheduler", "prior_scheduler is missing"),
         ("variation", "feature_extractor", "feature_extractor is missing"),
+        ("example", "feature_extractor", "feature_extractor is missing"),
     ],
 )
 def test_checkpoints_without_a_file(fresh: Fresh, family: str, part: str, message: str) -> None:
@@ -119,6 +120,12 @@ FIELDS: list[tuple[str, str, dict[str, Any], str]] = [
     ("if", INDEX, {"_class_name": "IFSuperResolutionPipeline"}, "names no image_noising_scheduler"),
     ("if", INDEX, {"text_encoder": [None, None]}, "has no text encoder"),
     ("ddpm", INDEX, {"_class_name": "IFPipeline"}, "unet is a UNet2DModel; pydiff opens UNet2DConditionModel"),
+    (
+        "example",
+        INDEX,
+        {"image_encoder": ["transformers", "CLIPModel"]},
+        "pydiff opens PaintByExampleImageEncoder there",
+    ),
     ("unclip", INDEX, {"text_encoder": ["transformers", "CLIPTextModel"]}, "text_encoder is a CLIPTextModel; pydiff"),
     (
         "sd",
@@ -254,6 +261,13 @@ FITS: list[tuple[str, Callable[[Path], Any], str]] = [
         "prior has embeddings of 16; .*text_proj takes 32",
     ),
     ("variation", put("image_encoder", lambda: broken.image_encoder(projection_dim=16)), "has embeddings of 16; .* 32"),
+    (
+        "example",
+        put("image_encoder", lambda: makers.example_encoder(projection_dim=16)),
+        r"\(1, 1, 16\); expected .* 32",
+    ),
+    ("example", put("image_encoder", lambda: makers.example_encoder(image_size=40)), r"crops to \(32, 32\); .* 40 pix"),
+    ("example", put("unet", lambda: makers.unet()), "unet takes 4 channels; expected 9"),
     ("unclip", put("prior", lambda: broken.prior(num_embeddings=9)), "prior reads 9 tokens; its text encoder makes 77"),
 ]
 

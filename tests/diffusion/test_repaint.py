@@ -30,7 +30,7 @@ SCHEDULE = NoiseSchedule.make()
     ],
 )
 def test_published_counts(steps, jump_length, jump_n_sample, transitions, evaluations):
-    table = resampled(step_table("ddpm", SCHEDULE, steps), jump_length, jump_n_sample, fused=False)
+    table = resampled(step_table("ddpm", SCHEDULE, steps), jump_length, jump_n_sample, faithful=True)
     assert len(table.rows) == transitions
     assert table.evaluations == evaluations
     fused = resampled(step_table("ddpm", SCHEDULE, steps), jump_length, jump_n_sample)
@@ -43,10 +43,10 @@ def test_published_paths():
     assert zigzag(3, 1, 2) == [2, 1, 2, 1, 0, 1, 0, -1]
 
 
-@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("faithful", [True, False])
 @pytest.mark.parametrize("sampler", ["ddim", "euler"])
-def test_every_row_starts_where_the_last_one_ended(sampler, fused):
-    table = resampled(step_table(sampler, SCHEDULE, 12, spacing="leading"), 3, 4, fused=fused)
+def test_every_row_starts_where_the_last_one_ended(sampler, faithful):
+    table = resampled(step_table(sampler, SCHEDULE, 12, spacing="leading"), 3, 4, faithful=faithful)
     for row, following in pairwise(table.rows):
         step = row.step
         signal = step.c_x * step.alpha + step.c_denoised + step.c_raw

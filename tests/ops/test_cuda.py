@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pydiff.ops import Step, Threshold, guided_step, guided_step_reference, native
+from pydiff.ops import Paste, Step, Threshold, guided_step, guided_step_reference, native
 from pydiff.ops.guided_step import PREDICTION_TYPES, THRESHOLDS
 
 ROOT = Path(__file__).parents[2]
@@ -67,18 +67,25 @@ def emulated(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
 def run(module: ModuleType, given: dict[str, Any], step: Step, **options: Any) -> tuple[Tensor, Tensor]:
     x, predictions = given["x"], given["predictions"]
     batch, n = len(x), x[0].numel()
-    threshold = options.get("threshold", Threshold())
+    threshold, paste = options.get("threshold", Threshold()), options.get("paste")
     workspace = torch.full((module.guided_step_workspace(batch, n),), 0xFF, dtype=torch.uint8)
     x_next, denoised = torch.full((2, *x.shape), torch.nan)
     tensors = (x, predictions, given["previous"], given["noise"], x_next, denoised)
     module.guided_step(
         *(tensor.data_ptr() for tensor in tensors),
         *(batch, n, predictions[0, 0].numel(), given["weights"], step[:7], step.log_variance),
+        None if paste is None else described(paste),
         PREDICTION_TYPES.index(options.get("prediction_type", "epsilon")),
         *(THRESHOLDS.index(threshold.kind), threshold.percentile, threshold.max_value),
         *(options.get("rescale", 0.0), workspace.data_ptr(), 0),
     )
     return x_next, denoised
+
+
+def described(paste: Paste) -> tuple[float, ...]:
+    addresses = (tensor.data_ptr() for tensor in (paste.x0, paste.mask, paste.noise))
+    steps = (0 if len(tensor) == 1 else tensor[0].numel() for tensor in (paste.x0, paste.mask))
+    return *addresses, *steps, paste.mask[0].numel(), paste.c_x0, paste.c_noise
 
 
 def inputs(shape: tuple[int, ...], branches: int, seed: int = 0, device: str = "cpu") -> dict[str, Any]:
@@ -116,6 +123,35 @@ def test_emulated(
                 assert all(torch.equal(a, b) for a, b in zip(mine, again, strict=True))
 
 
+def put_back(given: dict[str, Any], shared: bool = False) -> Paste:
+    """x0 and masks with values at, and between, 0 and 1, of every picture or of the first for all."""
+    x0, noise = given["x"].flip(-1).clone(), given["noise"]
+    mask = (x0[:, :1] + 0.5).clamp(0, 1)
+    return Paste(x0[:1], mask[:1], 0.8, 0.6, noise) if shared else Paste(x0, mask, 0.8, 0.6, noise)
+
+
+@pytest.mark.parametrize("threshold", LIMITS[1:4])
+@pytest.mark.parametrize("shared", [False, True])
+def test_emulated_paste(emulated: ModuleType, threshold: Threshold, shared: bool) -> None:
+    for shape in ((1, 1, 1, 1), (2, 8, 1, 3), (3, 3, 41, 37)):
+        given = inputs(shape, 2)
+        paste = put_back(given, shared)
+        made, alone = run(emulated, given, STEP, threshold=threshold)
+        mine, denoised = run(emulated, given, STEP, threshold=threshold, paste=paste)
+        plain, _ = guided_step_reference(**given, step=STEP, threshold=threshold, paste=paste)
+        torch.testing.assert_close(mine, plain, rtol=2e-6, atol=2e-6)
+        assert torch.equal(denoised, alone)
+        ours, known = ((paste.mask == side).expand(shape) for side in (1, 0))
+        assert torch.equal(mine[ours], made[ours])
+        assert torch.equal(mine[known], plain[known])
+        if not shared:
+            given["previous"][known] = torch.nan
+            paste.x0[ours] = torch.inf
+            again, _ = run(emulated, given, STEP, threshold=threshold, paste=paste)
+            assert torch.equal(again[ours], made[ours])
+            assert torch.equal(again[known], plain[known])
+
+
 @pytest.mark.parametrize("kind", ["ties", "constant", "huge", "edge", "inf", "nan"])
 def test_emulated_selection(emulated: ModuleType, kind: str) -> None:
     given = inputs((2, 3, 39, 38), 1)
@@ -148,11 +184,12 @@ def test_on_a_gpu(threshold: Threshold, shape: tuple[int, ...]) -> None:
         pytest.skip("pydiff._C has no CUDA kernels")
     given = inputs(shape, 3, device="cuda")
     step = STEP._replace(log_variance=(-5.0, -1.0))
-    mine = guided_step(**given, step=step, threshold=threshold, rescale=0.5)
-    plain = guided_step_reference(**given, step=step, threshold=threshold, rescale=0.5)
+    options: dict[str, Any] = {"step": step, "threshold": threshold, "rescale": 0.5}
+    mine = guided_step(**given, **options, paste=put_back(given))
+    plain = guided_step_reference(**given, **options, paste=put_back(given))
     for a, b in zip(mine, plain, strict=True):
         torch.testing.assert_close(a, b, rtol=2e-5, atol=2e-5)
     alone = {k: v[:1] if k in ("x", "previous", "noise") else v for k, v in given.items()}
     alone["predictions"] = given["predictions"][:, :1]
-    one = guided_step(**alone, step=step, threshold=threshold, rescale=0.5)
+    one = guided_step(**alone, **options, paste=put_back(alone))
     assert all(torch.equal(a[:1], b) for a, b in zip(mine, one, strict=True))

@@ -10,45 +10,9 @@ import torch
 from torch import Tensor
 
 from pydiff.ops import Step, Threshold, guided_step, guided_step_reference, native
+from tests.ops.guided_step_inputs import DYNAMIC, STEP, check, converted, inputs, needs_core
 
 SHAPES = [(1, 1, 1, 3), (2, 3, 5, 7), (3, 3, 33, 31), (2, 4, 64, 65)]
-DYNAMIC = Threshold("dynamic", 0.9, 1.5)
-STEP = Step(alpha=0.6, sigma=0.8, c_x=0.3, c_denoised=0.5, c_raw=-0.2, c_previous=0.4, c_noise=0.7)
-
-needs_core = pytest.mark.skipif(native.core() is None, reason=str(native.why_missing()))
-
-
-def inputs(shape: tuple[int, ...], branches: int = 2, variance: bool = False, seed: int = 0) -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(*size: int) -> Tensor:
-        return torch.randn(size, generator=generator)
-
-    batch, channels, *size = shape
-    weights = torch.randn(branches, generator=generator).tolist()
-    return {
-        "x": draw(*shape),
-        "predictions": draw(branches, batch, channels * (2 if variance else 1), *size),
-        "weights": [1 - sum(weights[1:]), *weights[1:]],
-        "previous": draw(*shape),
-        "noise": draw(*shape),
-    }
-
-
-def as_float64(given: dict[str, Any]) -> dict[str, Any]:
-    return {key: value.double() if isinstance(value, Tensor) else value for key, value in given.items()}
-
-
-def check(given: dict[str, Any], step: Step, **options: Any) -> None:
-    """The native error may be twice torch's own, both against float64."""
-    mine = guided_step(**given, step=step, **options)
-    plain = guided_step_reference(**given, step=step, **options)
-    exact = guided_step_reference(**as_float64(given), step=step, **options)
-    for ours, theirs, truth in zip(mine, plain, exact, strict=True):
-        assert ours.dtype == torch.float32
-        assert not ours.isnan().any()
-        tiny = 4e-7 * truth.abs().max()
-        assert (ours - truth).abs().max() <= 2 * (theirs - truth).abs().max() + tiny
 
 
 @needs_core
@@ -120,7 +84,7 @@ def test_every_output_is_written_and_nothing_else(n: int, limit: int) -> None:
     core = native.core()
     assert core is not None
     places = [tensor.data_ptr() for tensor in (x, prediction, previous, noise)]
-    core.guided_step(*places, *ends, 2, n, n, [1.0], tuple(STEP[:7]), None, 0, limit, 0.9, 1.5, 0.0, 0, 2)
+    core.guided_step(*places, *ends, 2, n, n, [1.0], STEP[:7], None, None, 0, limit, 0.9, 1.5, 0.0, 0, 2)
     for out in (x_next, denoised):
         assert not out[1:-1].isnan().any()
         assert out[0].isnan()
@@ -141,10 +105,10 @@ def test_values_that_are_not_finite_spread_as_in_torch(bad: float, threshold: Th
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_types_and_layouts(dtype: torch.dtype) -> None:
-    given = {k: v.to(dtype) if isinstance(v, Tensor) else v for k, v in inputs((2, 3, 9, 5)).items()}
+    given = converted(inputs((2, 3, 9, 5)), dtype)
     given["x"] = given["x"].to(memory_format=torch.channels_last)
     mine = guided_step(**given, step=STEP, threshold=DYNAMIC)
-    exact = guided_step_reference(**as_float64(given), step=STEP, threshold=DYNAMIC)
+    exact = guided_step_reference(**converted(given, torch.float64), step=STEP, threshold=DYNAMIC)
     for a, b in zip(mine, exact, strict=True):
         assert a.dtype == dtype
         torch.testing.assert_close(a, b.to(dtype))
@@ -165,7 +129,7 @@ def test_empty_batch() -> None:
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
 def test_gradients(prediction_type: str) -> None:
-    given = as_float64(inputs((1, 2, 3, 2), variance=True))
+    given = converted(inputs((1, 2, 3, 2), variance=True), torch.float64)
     step = STEP._replace(log_variance=(-2.0, -1.0))
     options: dict[str, Any] = {"prediction_type": prediction_type, "threshold": DYNAMIC, "rescale": 0.3}
 

@@ -16,12 +16,11 @@ from hypothesis import strategies as st
 import pydiff
 from pydiff.cascade import Cascade, StageDefaults
 from pydiff.models.unet2d import UNet2D, UNet2DConfig
-from pydiff.pipeline import _call
 from pydiff.tasks.begin import Micro, from_noise
 from pydiff.tasks.generate import generate
 from pydiff.tasks.heat import HEAT
 from pydiff.tasks.plan import PRIOR, Options
-from pydiff.tasks.request import Call, make_request
+from pydiff.tasks.request import Call, make_call, make_request
 from pydiff.tasks.run import Request, settings_of
 from pydiff.tasks.words import EMBEDDINGS, READING, SECOND
 from tests.idle import WorkBeganError
@@ -199,7 +198,7 @@ def test_what_is_no_option(pipe: pydiff.Pipeline, name: str) -> None:
     with pytest.raises(ValueError, match=f"unknown option {name}"):
         generate(pipe.cascade, Call("a", options={name: {}}))
     with pytest.raises(ValueError, match=f"unknown option {name}"):
-        generate(pipe.cascade, _call("a", {name: "a"}))
+        generate(pipe.cascade, make_call("a", {name: "a"}))
 
 
 def test_classes(pipe: pydiff.Pipeline) -> None:

@@ -1,0 +1,83 @@
+"""What the instruction network is taught: InstructPix2Pix (Brooks et al. 2023, section 3.2) in pixels.
+
+From pairs of pictures that `python -m pydiff.tools.pairs` made: the picture to change stands beside x, the instruction
+is read by a text encoder that learns on. A share of instructions, of pictures, and of both is dropped, so that two
+guidance scales can weigh them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pydiff.embedded.data import to_tensor
+from pydiff.embedded.objective import diffusion_loss, draw_times, noise_levels
+from pydiff.images import open_image
+from pydiff.nn.cond import Cond
+from pydiff.tools.pairs import read_pairs
+
+DROPPED = 0.05  # of the instructions, of the pictures, and of both
+
+
+class Lessons(NamedTuple):
+    """instructions, and the pictures before and after them (B, 3, H, W) in [-1, 1]; zeros stand for a dropped one."""
+
+    instructions: list[str]
+    before: Tensor
+    after: Tensor
+
+
+class Pairs:
+    """Pairs in memory: pictures (N, 2, H, W, 3) uint8, instructions there and back."""
+
+    def __init__(self, home: Path) -> None:
+        found = read_pairs(home)
+        if not found:
+            raise ValueError(f"{home} holds no pairs; make some with `python -m pydiff.tools.pairs`")
+        self.pictures = np.stack([_read(home, (pair["source"], pair["target"])) for pair in found])
+        self.instructions = [(pair["instruction"], pair["back"]) for pair in found]
+
+    def lessons(self, rng: np.random.Generator, batch: int) -> Lessons:
+        """Random pairs, half of them the other way round, half of them mirrored: the world knows left from right, but
+        instructions about colour and shape do not."""
+        rows = rng.integers(len(self.pictures), size=batch)
+        ways, mirrored = rng.integers(2, size=batch), rng.integers(2, size=batch)
+        pictures, instructions = [], []
+        for row, way, mirror in zip(rows, ways, mirrored, strict=True):
+            pair = self.pictures[row][:: -1 if way else 1]
+            pictures.append(pair[:, :, ::-1] if mirror else pair)
+            instructions.append(self.instructions[row][way])
+        drop = rng.random(batch)
+        instructions = ["" if share < 2 * DROPPED else words for share, words in zip(drop, instructions, strict=True)]
+        before, after = (to_tensor([np.ascontiguousarray(pair[i]) for pair in pictures]) for i in (0, 1))
+        before[torch.from_numpy((drop >= DROPPED) & (drop < 3 * DROPPED))] = 0
+        return Lessons(instructions, before, after)
+
+
+def _read(home: Path, names: Sequence[str]) -> NDArray[np.uint8]:
+    return np.stack([np.asarray(open_image(home / name).convert("RGB")) for name in names])
+
+
+def instruct_losses(
+    unet: Callable[..., Tensor],
+    batches: Iterator[Lessons],
+    encode: Callable[[list[str]], Tensor],
+    levels: Tensor,
+    generator: torch.Generator,
+    fine: float,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Loss and variational term of each batch. encode: instructions to states (B, T, D). levels: cumulative products of
+    alpha."""
+    for batch in batches:
+        t = draw_times(len(batch.after), generator, fine)
+        noise = torch.randn(batch.after.shape, generator=generator)
+        alpha, sigma = noise_levels(t, levels)
+        x = torch.cat([alpha * batch.after + sigma * noise, batch.before], dim=1)
+        output = unet(x, t, Cond(text=encode(batch.instructions)))
+        yield diffusion_loss(output, batch.after, noise, t, levels)

@@ -1,0 +1,1 @@
+"""Programs that make many pictures with a pipeline."""
