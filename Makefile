@@ -17,6 +17,7 @@ demo: $(VENV)/ready
 		-o out/circle.png --sheet out/stages.png
 	$(BIN)/python examples/gallery.py out/gallery.png
 	$(BIN)/python examples/edits.py out/edits.png
+	$(BIN)/python examples/pictures.py out/pictures.png
 
 test: lint
 	$(BIN)/python -m pytest

@@ -1,5 +1,6 @@
 """Whole runs of the embedded cascade beside diffusers' IF pipelines on the same folders: `python -m benchmarks.tasks`;
-and what an edit costs: `python -m benchmarks.tasks edit`.
+what an edit costs (`python -m benchmarks.tasks edit`) and what filling a hole does (`python -m benchmarks.tasks
+inpaint`).
 
 Same prompts, seeds and steps, float32, interleaved in one process; the pictures are compared before a time is printed.
 Peak memory and times from the command line are of processes of their own.
@@ -21,7 +22,7 @@ from typing import Any
 import torch
 
 import pydiff
-from benchmarks import editing
+from benchmarks import editing, inpainting
 from benchmarks.measure import Table, interleaved, machine, write_json
 from benchmarks.measure import peak_memory as resident_peak
 from pydiff.pipeline import EMBEDDED
@@ -127,7 +128,9 @@ def cold_start(rounds: int) -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tasks", description=__doc__)
-    parser.add_argument("task", nargs="?", choices=("generate", "edit"), default="generate", help="what to run")
+    parser.add_argument(
+        "task", nargs="?", choices=("generate", "edit", "inpaint"), default="generate", help="what to run"
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 256], help="generate: pictures to make")
     parser.add_argument("--models", nargs="+", default=editing.MODELS, choices=editing.MODELS, help="edit: of what")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved repetitions")
@@ -144,6 +147,8 @@ def main() -> None:
     print(machine())
     if arguments.task == "edit":
         tables = editing.tables(arguments.models, arguments.rounds)
+    elif arguments.task == "inpaint":
+        tables = inpainting.tables(arguments.rounds)
     else:
         sizes = arguments.sizes
         tables = [compare(sizes, arguments.rounds), memory(sizes), cold_start(arguments.rounds)]

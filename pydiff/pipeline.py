@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
 from collections.abc import Generator as Iterates
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pydiff.cascade import EXAMPLE, Cascade, State
 from pydiff.folders import open_cascade
+from pydiff.picture_tasks import PictureTasks, Watch
+from pydiff.tasks.choices import Choice, choices
 from pydiff.tasks.edit import edit
-from pydiff.tasks.generate import generate, upscale
-from pydiff.tasks.image_to_image import image_to_image
-from pydiff.tasks.inpaint import inpaint
-from pydiff.tasks.instruct import instruct
+from pydiff.tasks.generate import generate
 from pydiff.tasks.invert import find, invert
 from pydiff.tasks.inverted import Inverted
 from pydiff.tasks.layers import attention_layers
-from pydiff.tasks.outpaint import SIDES, outpaint
-from pydiff.tasks.paint_by_example import paint_by_example
 from pydiff.tasks.plan import check_output_type
 from pydiff.tasks.reconstruct import check_no_sides, edit_inverted, reconstruct
 from pydiff.tasks.request import make_call
-from pydiff.tasks.restore import restore
-from pydiff.tasks.run import Preview, Request, Result, finish, previews
-from pydiff.tasks.unclip import variations
+from pydiff.tasks.run import Preview, Result, finish, previews
 from pydiff.tasks.words import Prompt
 
 EMBEDDED = ("base", "super_256", "super_1024")
@@ -36,7 +30,6 @@ EMBEDDED_NAME = "pydiff-embedded"  # in settings
 SHIPPED = {EMBEDDED_NAME: EMBEDDED, "pydiff-palette": ("palette",)}  # folders of the models that pydiff carries
 SHIPPED["pydiff-instruct"] = ("instruct", *EMBEDDED[1:])
 Model = str | os.PathLike[str]
-Watch = Callable[[State], object] | None
 
 
 def load(
@@ -69,7 +62,7 @@ def load(
     return Pipeline(open_cascade(list(paths), name=" ".join(map(str, paths)), **how))
 
 
-class Pipeline:
+class Pipeline(PictureTasks):
     """A loaded model. It holds no state between calls: many threads may use one.
 
     Every task takes, beside its own arguments: negative_prompt; seed, an int s (pictures get s, s + 1, ...) or one per
@@ -82,9 +75,6 @@ class Pipeline:
     both in [0, 1], or latent; watch is called with every state. A ValueError before any work says what does not fit.
     """
 
-    def __init__(self, cascade: Cascade) -> None:
-        self.cascade = cascade
-
     @property
     def sizes(self) -> tuple[int, ...]:
         """The larger sides of the pictures that the stages make, in pixels."""
@@ -95,6 +85,11 @@ class Pipeline:
         """The layers of attention of the first stage, by the names that options take (pag_layers, mutual_layers and
         others), and what each attends to: "pixels", "text", or "text and pixels" in one softmax."""
         return attention_layers(self.cascade.stages[0].unet)
+
+    def choices(self) -> list[Choice]:
+        """What this model runs of every task, condition, algorithm, thresholding and sampling, and for all else the
+        reason why it is refused: see `pydiff.tasks.choices.Choice`."""
+        return choices(self.cascade)
 
     def generate(
         self,
@@ -196,129 +191,3 @@ class Pipeline:
     ) -> Result:
         """Make a picture again that `invert` inverted. Stages after the first make it larger, as `generate` does."""
         return self._finish(reconstruct, output_type, watch, inverted, call=make_call(None, arguments), size=size)
-
-    def image_to_image(
-        self,
-        image: Any,
-        prompt: Prompt = None,
-        *,
-        size: int | None = None,
-        output_type: str = "pil",
-        watch: Watch = None,
-        **arguments: Any,
-    ) -> Result:
-        """Change a picture: PIL, a path, (H, W, 3) uint8, floats in [0, 1], or latents (B, C, h, w).
-
-        strength: in (0, 1], how much of the way back to noise it goes (0.8). With denoising_start in its place, latents
-        that another run left there with denoising_end are taken over.
-        """
-        return self._finish(image_to_image, output_type, watch, image, call=make_call(prompt, arguments), size=size)
-
-    def inpaint(
-        self,
-        image: Any,
-        mask: Any,
-        prompt: Prompt = None,
-        *,
-        example: Any = None,
-        size: int | None = None,
-        output_type: str = "pil",
-        watch: Watch = None,
-        **arguments: Any,
-    ) -> Result:
-        """Fill the white part of the mask, keep the black one. mask: PIL, a path, (H, W) bools, uint8 or floats.
-
-        example: in the place of a prompt, for a model that paints by example: a picture, given as image is, of the thing
-        to paint there. The model sees the square in its middle.
-        """
-        call = make_call(prompt, arguments)
-        if example is not None or self.cascade.stages[0].kind == EXAMPLE:
-            return self._finish(paint_by_example, output_type, watch, image, mask, example, call=call)
-        return self._finish(inpaint, output_type, watch, image, mask, call=call, size=size)
-
-    def outpaint(
-        self,
-        image: Any,
-        prompt: Prompt = None,
-        *,
-        size: int | None = None,
-        output_type: str = "pil",
-        watch: Watch = None,
-        **arguments: Any,
-    ) -> Result:
-        """Enlarge the canvas by left, right, top and bottom pixels and fill what is new; what was given comes back as
-        it is. The prompt describes the whole. Otherwise as `inpaint`; window_overlap (0.5): see there."""
-        margins = {side: arguments.pop(side) for side in SIDES if side in arguments}
-        return self._finish(outpaint, output_type, watch, image, make_call(prompt, arguments), margins, size=size)
-
-    def instruct(
-        self,
-        image: Any,
-        prompt: Prompt = None,
-        *,
-        size: int | None = None,
-        output_type: str = "pil",
-        watch: Watch = None,
-        **arguments: Any,
-    ) -> Result:
-        """Change a picture as the prompt says, with a model that follows instructions, as "pydiff-instruct" does.
-
-        guidance_scale: how closely to follow the words; image_guidance_scale: how closely to keep to the picture. size:
-        of the picture to make, for a cascade of pixels: by default the largest stage's that does not exceed the image.
-        """
-        return self._finish(instruct, output_type, watch, image, call=make_call(prompt, arguments), size=size)
-
-    def upscale(
-        self,
-        image: Any,
-        prompt: Prompt = None,
-        *,
-        size: int | None = None,
-        output_type: str = "pil",
-        watch: Watch = None,
-        **arguments: Any,
-    ) -> Result:
-        """Run the super-resolution stages alone on a picture: PIL, a path, (H, W, 3) uint8, or floats in [0, 1].
-
-        The stages that make it larger run, up to `size`; the first takes it, whatever its side, for the picture of the
-        stage before. Otherwise as `generate`.
-        """
-        return self._finish(upscale, output_type, watch, image, call=make_call(prompt, arguments), size=size)
-
-    def variations(
-        self,
-        image: Any,
-        *,
-        size: int | None = None,
-        output_type: str = "pil",
-        watch: Watch = None,
-        **arguments: Any,
-    ) -> Result:
-        """Pictures that CLIP finds like the one given, with an unCLIP model of variations."""
-        return self._finish(variations, output_type, watch, image, call=make_call("", arguments), size=size)
-
-    def restore(
-        self,
-        image: Any,
-        task: str,
-        mask: Any = None,
-        *,
-        output_type: str = "pil",
-        watch: Watch = None,
-        **arguments: Any,
-    ) -> Result:
-        """Restore a damaged picture with a model of Palette's kind: `pydiff.load("pydiff-palette")` is one, which knows
-        flat shapes at 64x64 pixels.
-
-        task: "colorize" (a grey picture), "inpaint" (fill the white part of the mask), "uncrop" (the same, where what
-        is known is one rectangle: put the picture on a larger canvas) or "jpeg" (what JPEG of a low quality left of a
-        picture). Only inpaint and uncrop take a mask, and need it: as `inpaint` takes it, white = missing; what is
-        black comes back unchanged. The picture keeps its size. No words are read.
-        """
-        return self._finish(restore, output_type, watch, image, task, mask, call=make_call(None, arguments))
-
-    def _finish(
-        self, task: Callable[..., Request], output_type: str, watch: Watch, *given: Any, **options: Any
-    ) -> Result:
-        check_output_type(output_type)
-        return finish(task(self.cascade, *given, **options), output_type, watch)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from pydiff._version import __version__
-from pydiff.cli import edit, generate
+from pydiff.cli import choices, edit, generate, pictures
 
 FAILED = 1
 BAD_INPUT = 2
@@ -53,13 +53,15 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="pydiff",
         description="Text-to-image diffusion with U-Nets. Works out of the box with a small model of simple shapes.",
-        epilog=f"examples:\n{generate.EXAMPLES}\n{edit.EXAMPLES}",
+        epilog=f"examples:\n{generate.EXAMPLES}\n{edit.EXAMPLES}\n{pictures.EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"pydiff {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     generate.add_command(commands)
     edit.add_command(commands)
+    pictures.add_commands(commands)
+    choices.add_command(commands)
     doctor = commands.add_parser("doctor", help="say what is installed, what runs natively, and what is missing")
     doctor.set_defaults(run=run_doctor)
     return parser

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydiff.cli.options import (
-    add_model,
-    add_output,
-    add_sampling,
-    call_of,
-    open_model,
-    output_paths,
-    write_pictures,
-    write_sheet,
-)
-from pydiff.cli.progress import Progress
+from pydiff.cli.frame import Sheet, carry_out
+from pydiff.cli.options import add_common, add_from_noise, call_of, name_of, output_paths
+
+if TYPE_CHECKING:
+    from pydiff.tasks.run import Result
 
 EXAMPLES = """\
   pydiff edit "a red circle" "a green circle" --seed 7 -o green.png --sheet both.png
@@ -49,9 +43,8 @@ def add_command(commands: Any) -> None:
         "--blend", dest="local_blend", action="append", metavar="WORD", help="change nothing but where this word looks"
     )
     command.add_argument("--exclude", dest="excluded", action="append", metavar="WORD", help="nor where this one does")
-    add_sampling(command)
-    add_model(command)
-    add_output(command, "also write the source and its edits side by side")
+    add_from_noise(command)
+    add_common(command, "also write the source and its edits side by side")
 
 
 def _weight(text: str) -> tuple[str, float]:
@@ -74,15 +67,12 @@ def run(arguments: argparse.Namespace) -> int:
     if "source" not in call:
         raise ValueError("no prompts; give SOURCE and TARGET in quotes, or --from a picture that pydiff edit wrote")
     targets = [target] if isinstance(target, str) else target or []
-    paths = output_paths(arguments, (targets or [call["source"]])[0], max(1, len(targets)))
-    pipe = open_model(arguments)
-    with Progress(quiet=arguments.quiet) as progress:
-        result = pipe.edit(**call, target=targets or None, watch=progress)
-    write_pictures(arguments, result, {path: index for index, path in enumerate(paths, 1)})
-    if arguments.sheet:
-        captions = " | ".join(str(settings["prompt"]) for settings in result.settings)
-        write_sheet(arguments.sheet, [result.images], [captions])
-    return 0
+    paths = output_paths(arguments, name_of((targets or [call["source"]])[0]), max(1, len(targets)))
+    return carry_out(arguments, "edit", {**call, "target": targets or None}, paths, first=1, sheet=_side_by_side)
+
+
+def _side_by_side(result: Result) -> Sheet:
+    return [result.images], [" | ".join(str(settings["prompt"]) for settings in result.settings)]
 
 
 def _settings() -> set[str]:

@@ -5,17 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from pydiff.cli.options import (
-    add_model,
-    add_output,
-    add_sampling,
-    call_of,
-    open_model,
-    output_paths,
-    write_pictures,
-    write_sheet,
-)
-from pydiff.cli.progress import Progress
+from pydiff.cli.frame import carry_out
+from pydiff.cli.options import add_common, add_count, add_from_noise, call_of, name_of, output_paths
 
 EXAMPLES = """\
   pydiff generate "a red circle left of a blue square on a white background" --seed 7 -o circle.png
@@ -35,24 +26,14 @@ def add_command(commands: Any) -> None:
     )
     command.set_defaults(run=run)
     command.add_argument("prompt", nargs="?", metavar="PROMPT", help='what to show; "" is anything')
-    command.add_argument("-n", type=int, default=1, metavar="N", help="how many pictures (seeds S, S+1, ...)")
-    add_sampling(command)
-    add_model(command)
-    add_output(command, "also write a contact sheet of all stages")
+    add_count(command)
+    add_from_noise(command)
+    add_common(command, "also write a contact sheet of all stages")
 
 
 def run(arguments: argparse.Namespace) -> int:
     call = call_of(arguments, "generate", {"prompt": arguments.prompt})
-    if arguments.n < 1:
-        raise ValueError(f"-n is {arguments.n}; expected at least 1")
     if "prompt" not in call:
         raise ValueError("no prompt; give one in quotes, or --from a picture that pydiff wrote")
-    paths = output_paths(arguments, call["prompt"] or "", arguments.n)
-    pipe = open_model(arguments)
-    with Progress(quiet=arguments.quiet) as progress:
-        result = pipe.generate(**call, num_images_per_prompt=arguments.n, watch=progress)
-    write_pictures(arguments, result, {path: index for index, path in enumerate(paths)})
-    if arguments.sheet:
-        captions = [f"{settings['prompt'] or ''}  (seed {settings['seed']})" for settings in result.settings]
-        write_sheet(arguments.sheet, list(zip(*result.stages, strict=True)), captions)
-    return 0
+    paths = output_paths(arguments, name_of(call["prompt"] or ""), arguments.n)
+    return carry_out(arguments, "generate", call, paths)

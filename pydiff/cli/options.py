@@ -3,29 +3,73 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pydiff.pipeline import Pipeline
-    from pydiff.tasks.run import Result
+
+# Arguments of tasks, by what says them on the command line; each command has some of these.
+SAID = {
+    "negative_prompt": "negative",
+    "num_images_per_prompt": "n",
+    "seed": "seed",
+    "size": "size",
+    "height": "height",
+    "width": "width",
+    "num_inference_steps": "steps",
+    "guidance_scale": "guidance",
+    "sampler": "sampler",
+    "capture": "heat",
+}
+FROM_PICTURES = (  # tasks whose settings do not hold all that they began from
+    *("image_to_image", "inpaint", "outpaint", "instruct", "restore", "upscale", "variations", "reconstruct"),
+)
 
 
-def add_sampling(command: argparse.ArgumentParser) -> None:
-    """How to sample."""
+def add_common(command: argparse.ArgumentParser, sheet: str, default: str = "from the prompt") -> None:
+    """What every command has. sheet: what it shows; default: how a picture is named that is given no name."""
+    _add_sampling(command)
+    add_model(command)
+    _add_output(command, sheet, default)
+
+
+def add_count(command: argparse.ArgumentParser) -> None:
+    """Several pictures of one call."""
+    command.add_argument("-n", type=int, default=1, metavar="N", help="how many pictures (seeds S, S+1, ...)")
+
+
+def _add_sampling(command: argparse.ArgumentParser) -> None:
+    """How to sample, whatever the task."""
     command.add_argument("--seed", type=int, metavar="S", help="an integer; the same seed makes the same picture")
-    command.add_argument(
-        "--size", type=int, metavar="PIXELS", help="side of the picture; of the shipped model 64, 256 (default) or 1024"
-    )
     command.add_argument("--steps", type=int, metavar="N", help="steps of the first stage")
-    command.add_argument(
-        "--guidance", type=float, metavar="SCALE", help="how closely to follow the words; 1 is plainly"
-    )
-    command.add_argument("--negative", default=None, metavar="PROMPT", help="what to steer away from")
     command.add_argument("--sampler", metavar="NAME", help="ddpm, ddim, pndm, euler, euler_ancestral, dpmpp_2m, ...")
+
+
+def add_words(command: argparse.ArgumentParser, size: str) -> None:
+    """How to follow words, in which of a cascade's sizes. size: what that is by default."""
+    command.add_argument(
+        "--size", type=int, metavar="PIXELS", help=f"side of the picture; of the shipped model 64, 256 or 1024 ({size})"
+    )
+    command.add_argument(
+        *("--guidance", "--guidance-scale"),
+        type=float,
+        metavar="SCALE",
+        help="how closely to follow the words; 1 is plainly",
+    )
+    command.add_argument("--negative", "--negative-prompt", metavar="PROMPT", help="what to steer away from")
+    command.add_argument(
+        "--heat", action="append", metavar="WORD", help="also write NAME-heat.png: where this word of the prompt looked"
+    )
+
+
+def add_from_noise(command: argparse.ArgumentParser) -> None:
+    """What pictures have that begin from words and noise alone: also sides, and settings that say all of them."""
+    add_words(command, "by default 256")
     command.add_argument("--height", type=int, metavar="PIXELS", help="of the picture, where it is not the model's own")
     command.add_argument("--width", type=int, metavar="PIXELS", help="of the picture, where it is not the model's own")
+    command.add_argument("--from", dest="repeat", type=Path, metavar="PNG", help="repeat a picture that pydiff wrote")
 
 
 def add_model(command: argparse.ArgumentParser) -> None:
@@ -39,25 +83,23 @@ def add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", default="cpu", metavar="NAME", help="cpu (default), cuda, cuda:1, ...")
 
 
-def add_output(command: argparse.ArgumentParser, sheet: str) -> None:
+def _add_output(command: argparse.ArgumentParser, sheet: str, default: str) -> None:
     """Where to write, and what beside the pictures."""
-    command.add_argument("-o", "--output", type=Path, metavar="PNG", help="where to write (default: from the prompt)")
+    command.add_argument("-o", "--output", type=Path, metavar="PNG", help=f"where to write (default: {default})")
     command.add_argument("--sheet", type=Path, metavar="PNG", help=sheet)
-    command.add_argument(
-        "--heat", action="append", metavar="WORD", help="also write NAME-heat.png: where this word of the prompt looked"
-    )
-    command.add_argument("--from", dest="repeat", type=Path, metavar="PNG", help="repeat a picture that pydiff wrote")
     command.add_argument("--no-metadata", action="store_true", help="write PNGs without their settings")
     command.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
 
 
-def open_model(arguments: argparse.Namespace) -> Pipeline:
+def open_model(arguments: argparse.Namespace, default: str | None = None) -> Pipeline:
+    """The model that is named, or else the default one."""
     import torch
 
     from pydiff.pipeline import load
 
+    named = arguments.model or default
     return load(
-        arguments.model,
+        named[0] if isinstance(named, list) and len(named) == 1 else named,  # one that pydiff carries has one name
         dtype=getattr(torch, arguments.dtype),
         device=arguments.device,
         variant=arguments.variant,
@@ -70,20 +112,11 @@ def call_of(
 ) -> dict[str, Any]:
     """The arguments of a task: a picture's settings when --from is given, over them what the command line says.
     own: those of the task alone, None for what was not said; repeated: which settings only this task takes."""
-    call = _repeated(arguments, task, repeated) if arguments.repeat else {}
-    said = {
-        "negative_prompt": arguments.negative,
-        "seed": arguments.seed,
-        "size": arguments.size,
-        "height": arguments.height,
-        "width": arguments.width,
-        "num_inference_steps": arguments.steps,
-        "guidance_scale": arguments.guidance,
-        "sampler": arguments.sampler,
-        "capture": arguments.heat,
-    }
+    given = vars(arguments)
+    call = _repeated(arguments, task, repeated) if given.get("repeat") else {}
     call |= {name: value for name, value in own.items() if value is not None}
-    for name, value in said.items():
+    for name, said in SAID.items():
+        value = given.get(said)
         if value is not None:
             first = isinstance(call.get(name), list)  # a picture's settings list one value per stage
             call[name] = [value, *call[name][1:]] if first else value
@@ -98,6 +131,9 @@ def _repeated(arguments: argparse.Namespace, task: str, own: Collection[str]) ->
     from pydiff.tasks.run import REPEATED
 
     settings = read_settings(arguments.repeat)
+    if settings.get("task") in FROM_PICTURES or "inversion" in settings:
+        why = "it began from another picture, which its settings do not hold; give that one to its task again"
+        raise ValueError(f"{arguments.repeat} was not made by {task} (its task is {settings.get('task')!r}): {why}")
     if settings.get("task") != task or not isinstance(settings.get("prompt"), str | None):
         raise ValueError(f"{arguments.repeat} was not made by {task} (its task is {settings.get('task')!r})")
     if settings.get("seed") is None and arguments.seed is None:
@@ -112,45 +148,35 @@ def _repeated(arguments: argparse.Namespace, task: str, own: Collection[str]) ->
     return call
 
 
-def output_paths(arguments: argparse.Namespace, prompt: str, count: int) -> list[Path]:
-    """One path per picture; ValueError where one cannot be written."""
+def output_paths(arguments: argparse.Namespace, name: str, count: int, given: Iterable[Path] = ()) -> list[Path]:
+    """One path per picture, by default of this name; ValueError where one cannot be written or is one of `given`."""
     from pydiff.images import check_png_path
 
-    words = "".join(c if c.isalnum() else "-" for c in prompt.lower()).strip("-")
-    path = arguments.output or Path(f"{'-'.join(filter(None, words.split('-')))[:60] or 'picture'}.png")
+    if count < 1:
+        raise ValueError(f"-n is {count}; expected at least 1")
+    path = arguments.output or Path(f"{name}.png")
     check_png_path(path)
     paths = [path]
     if count > 1:
         paths = [path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(1, count + 1)]
-    targets = [*paths, *(map(_heat_path, paths) if arguments.heat else ())]
+    targets = [*paths, *(map(heat_path, paths) if vars(arguments).get("heat") else ())]
     targets += [arguments.sheet] if arguments.sheet else []
+    inputs = {one.resolve() for one in given}
     for target in targets:
         check_png_path(target)
+        if target.resolve() in inputs:
+            raise ValueError(f"the output {target} is a picture that is given; choose another name")
     if len(set(targets)) < len(targets):
         raise ValueError(f"{arguments.sheet} is to be both a picture and the sheet; give two names")
     return paths
 
 
-def write_pictures(arguments: argparse.Namespace, result: Result, pictures: dict[Path, int]) -> None:
-    """Write pictures of a result by their number in it, and their heat where it was asked for; say where."""
-    from pydiff.images import write_png
-
-    for path, index in pictures.items():
-        write_png(path, result.images[index], None if arguments.no_metadata else result.settings[index])
-        print(path)
-        if arguments.heat:
-            write_png(_heat_path(path), result.heat.strip(index), None)
-            print(_heat_path(path))
+def name_of(text: str) -> str:
+    """A file's name from what a picture shows."""
+    words = "".join(c if c.isalnum() else "-" for c in text.lower()).split("-")
+    return "-".join(filter(None, words))[:60] or "picture"
 
 
-def _heat_path(path: Path) -> Path:
+def heat_path(path: Path) -> Path:
     """Where the heat of the picture at `path` is written."""
     return path.with_name(f"{path.stem}-heat{path.suffix}")
-
-
-def write_sheet(path: Path, rows: Sequence[Sequence[Any]], captions: Sequence[str]) -> None:
-    """Write rows of pictures with a caption under each."""
-    from pydiff.images import contact_sheet, write_png
-
-    write_png(path, contact_sheet(rows, captions), None)
-    print(path)

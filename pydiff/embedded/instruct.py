@@ -17,20 +17,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pydiff.embedded.data import to_tensor
+from pydiff.embedded.instructions import change_of
 from pydiff.embedded.objective import diffusion_loss, draw_times, noise_levels
 from pydiff.images import open_image
 from pydiff.nn.cond import Cond
 from pydiff.tools.pairs import read_pairs
 
 DROPPED = 0.05  # of the instructions, of the pictures, and of both
+VISIBLE, EMPHASIS = 0.25, 9.0  # pixels further than that from the background, of [-1, 1], weigh that much more
+SEVERAL = 3.0  # how much more often a picture of several objects is shown: only there must the network choose
 
 
 class Lessons(NamedTuple):
-    """instructions, and the pictures before and after them (B, 3, H, W) in [-1, 1]; zeros stand for a dropped one."""
+    """instructions, and the pictures before and after them (B, 3, H, W) in [-1, 1]; zeros stand for a dropped one.
+    weight (B, 1, H, W) of pixels in the loss: objects, before or after, are a small part of a picture, and which of
+    them changes into what is all that is to learn."""
 
     instructions: list[str]
     before: Tensor
     after: Tensor
+    weight: Tensor
 
 
 class Pairs:
@@ -42,11 +48,13 @@ class Pairs:
             raise ValueError(f"{home} holds no pairs; make some with `python -m pydiff.tools.pairs`")
         self.pictures = np.stack([_read(home, (pair["source"], pair["target"])) for pair in found])
         self.instructions = [(pair["instruction"], pair["back"]) for pair in found]
+        often = np.array([SEVERAL if len(change_of(pair["change"]).before.groups) > 1 else 1.0 for pair in found])
+        self.shares = often / often.sum()
 
     def lessons(self, rng: np.random.Generator, batch: int) -> Lessons:
         """Random pairs, half of them the other way round, half of them mirrored: the world knows left from right, but
         instructions about colour and shape do not."""
-        rows = rng.integers(len(self.pictures), size=batch)
+        rows = rng.choice(len(self.pictures), batch, p=self.shares)
         ways, mirrored = rng.integers(2, size=batch), rng.integers(2, size=batch)
         pictures, instructions = [], []
         for row, way, mirror in zip(rows, ways, mirrored, strict=True):
@@ -56,8 +64,15 @@ class Pairs:
         drop = rng.random(batch)
         instructions = ["" if share < 2 * DROPPED else words for share, words in zip(drop, instructions, strict=True)]
         before, after = (to_tensor([np.ascontiguousarray(pair[i]) for pair in pictures]) for i in (0, 1))
+        weight = 1 + EMPHASIS * torch.maximum(_objects(before), _objects(after))
         before[torch.from_numpy((drop >= DROPPED) & (drop < 3 * DROPPED))] = 0
-        return Lessons(instructions, before, after)
+        return Lessons(instructions, before, after, weight)
+
+
+def _objects(pictures: Tensor) -> Tensor:
+    """1 where a picture (B, 3, H, W) shows something else than its background, its median colour; (B, 1, H, W)."""
+    ground = pictures.flatten(2).median(dim=2).values[..., None, None]
+    return ((pictures - ground).abs().amax(1, keepdim=True) > VISIBLE).float()
 
 
 def _read(home: Path, names: Sequence[str]) -> NDArray[np.uint8]:
@@ -80,4 +95,4 @@ def instruct_losses(
         alpha, sigma = noise_levels(t, levels)
         x = torch.cat([alpha * batch.after + sigma * noise, batch.before], dim=1)
         output = unet(x, t, Cond(text=encode(batch.instructions)))
-        yield diffusion_loss(output, batch.after, noise, t, levels)
+        yield diffusion_loss(output, batch.after, noise, t, levels, batch.weight)

@@ -53,7 +53,7 @@ def diffusion_loss(
     """Squared error of v, and the variational term that trains only the variance (Improved DDPM, eq. 15-16).
 
     output (B, 2C, H, W): v and the share of the log-variance between its posterior and its prior value, in [-1, 1].
-    mask (B, 1, H, W): 1 for the pixels that both are means over, 0 for the others; None is all of them.
+    mask (B, 1, H, W): weights of the pixels that both are means over, such as 1 and 0; None is all of them alike.
     """
     alpha, sigma = noise_levels(t, alphas_cumprod)
     v, share = output.chunk(2, dim=1)

@@ -32,7 +32,8 @@ SETTINGS = "pydiff.json"  # a folder's own defaults and the words its model know
 
 # Families: which function of `stages` opens a folder.
 PIXELS, UPSCALER, LATENT, LATENT_UPSCALER, XL, UNWORDED, UNCLIP, EXEMPLAR, RESTORER, INSTRUCTED = (
-    *("pixels", "upscaler", "latent", "latent_upscaler", "xl", "unworded", "unclip", "exemplar", "restorer", "instructed"),
+    *("pixels", "upscaler", "latent", "latent_upscaler", "xl"),
+    *("unworded", "unclip", "exemplar", "restorer", "instructed"),
 )
 
 

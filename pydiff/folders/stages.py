@@ -9,8 +9,8 @@ from pydiff.cascade import EXAMPLE, INPAINT, INSTRUCT, PLAIN, RESTORE, UPSCALE, 
 from pydiff.diffusion.checks import whole
 from pydiff.folders.checks import MICRO, checked, size_of
 from pydiff.folders.index import (
-    INSTRUCTED,
     EXEMPLAR,
+    INSTRUCTED,
     LATENT,
     LATENT_UPSCALER,
     PIXELS,

@@ -14,19 +14,16 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from pydiff.cascade import INPAINT, PLAIN, UPSCALE, Cascade, Stage, Start
-from pydiff.diffusion.loop import Known
+from pydiff.cascade import INPAINT, PLAIN, Cascade, Stage
 from pydiff.diffusion.repaint import COMPATS, resampled
 from pydiff.images import pictures_from_user
-from pydiff.tasks.begin import Begin, Now, augmented, branches, leveled, pure_noise
+from pydiff.tasks.begin import Begin
+from pydiff.tasks.begin_hole import finished, from_hole, from_known, later
 from pydiff.tasks.checks import integer, is_list, number, per_prompt, unusual
 from pydiff.tasks.generate import HINTS
 from pydiff.tasks.hole import Hole, Size, hole_in
-from pydiff.tasks.image_to_image import encoded
 from pydiff.tasks.plan import stages_to
 from pydiff.tasks.request import Call, make_request
 from pydiff.tasks.run import Request
@@ -95,23 +92,23 @@ def fill(
     """The hole filled. said: what else settings hold."""
     count = len(hole)
     hole, call = _batched(hole, call, any(stage.text is not None for stage in stages))
-    if options.method == "repaint":
+    repaints, clean = options.method == "repaint", options.compat is not None
+    if repaints:
         stages = (_repainting(stages[0]), *stages[1:])
-    begin = from_hole if options.method == "model" else partial(from_known, options=options)
-    begins: list[Begin] = [
-        partial(begin, hole=hole),
-        *(partial(_later, hole=hole, options=options) for _ in stages[1:]),
-    ]
-    begins[-1] = partial(_finished, begin=begins[-1], hole=hole)
+    first: Begin = partial(from_known, hole=hole, repaints=repaints, clean=clean)
+    if options.method == "model":
+        first = partial(from_hole, hole=hole)
+    begins: list[Begin] = [first, *(partial(later, hole=hole, clean=clean) for _ in stages[1:])]
+    begins[-1] = partial(finished, begin=begins[-1], hole=hole)
     sizes = [_scaled(hole.size, stages[-1], stage) for stage in stages]
     height, width = hole.given.shape[2:]
     said = {"method": options.method, **unusual(options), **said, "height": height, "width": width}
-    parts = {"strength": None if options.method == "repaint" else 1.0}
+    parts = {"strength": None if repaints else 1.0}
     wanted = make_request(task, cascade, stages, begins, call, sizes, said, parts)
     if len(hole) not in (1, len(wanted.seeds)):
         prompts = len(wanted.seeds) // call.num_images_per_prompt
         raise ValueError(f"{count} pictures or masks are given for {prompts} prompts; give one prompt, or one for each")
-    wanted = wanted if options.method != "repaint" else _resampled(wanted, options)
+    wanted = _resampled(wanted, options) if repaints else wanted
     return wanted if options.window_overlap is None else windowed(wanted, options.window_overlap)
 
 
@@ -205,8 +202,8 @@ def step_of(stages: tuple[Stage, ...]) -> int:
 
 
 def _batched(hole: Hole, call: Call, reads: bool) -> tuple[Hole, Call]:
-    """A call for as many pictures as there are in the hole, where it says one prompt, one class, or none. reads: whether
-    the model reads words."""
+    """A call for as many pictures as there are in the hole, where it says one prompt, one class, or none. reads:
+    whether the model reads words."""
     count, each, labels = len(hole), per_prompt(call.num_images_per_prompt), call.class_labels
     if count == 1:
         return hole, call
@@ -239,73 +236,9 @@ def _resampled(wanted: Request, options: InpaintOptions) -> Request:
     if first.said["strength"] not in (None, 1):
         why = "RePaint begins from noise alone; leave it out, or give method='blend'"
         raise ValueError(f"strength is {first.said['strength']}, but {why}")
-    never = options.jump_length >= first.table.levels and options.jump_n_sample > 1
-    if never and options.jump_length != InpaintOptions.jump_length:
-        raise ValueError(
-            f"jump_length is {options.jump_length}; expected less than the run's {first.table.levels} steps"
-        )
+    steps, length = first.table.levels, options.jump_length
+    if length >= steps and length != InpaintOptions.jump_length:
+        raise ValueError(f"jump_length is {length}, but the run has {steps} steps and would never jump; give less")
     how = {"faithful": options.faithful, "compat": options.compat}
     table = resampled(first.table, options.jump_length, options.jump_n_sample, **how)  # type: ignore[arg-type]
     return dataclasses.replace(wanted, plans=(first._replace(table=table), *others))
-
-
-def _finished(now: Now, begin: Begin, hole: Hole) -> Start:
-    return begin(now)._replace(finish=hole.finish)
-
-
-def from_hole(now: Now, hole: Hole) -> Start:
-    """[x | mask | latents of the picture without the hole] (Rombach et al. 2022)."""
-    x0 = None if _is_whole(now) else encoded(now, hole.image)
-    x = pure_noise(now) if x0 is None else now.plan.table.noised(x0, now.draw(tuple(x0.shape[1:])))
-    outside = encoded(now, hole.image * (hole.mask < 0.5))
-    mask = _latent_mask(now, hole).expand(len(x), -1, -1, -1)
-    return Start(x, now.noise, branches(now, torch.cat([mask, outside], dim=1)))
-
-
-def from_known(now: Now, hole: Hole, options: InpaintOptions) -> Start:
-    """RePaint or blending, of pixels or latents."""
-    table, codec = now.plan.table, now.plan.stage.codec
-    image, mask = hole.at(now.plan.size) if codec is None else (hole.image, _latent_mask(now, hole))
-    mask = now.as_weights(mask)
-    if options.method == "repaint":
-        x0 = encoded(now, image)
-        return Start(pure_noise(now), now.noise, branches(now), known=Known(x0, mask))
-    if codec is None:
-        return _blended(now, encoded(now, image), mask, branches(now), options)
-    x0 = encoded(now, image)
-    drawn = now.draw(tuple(x0.shape[1:]))
-    x = table.initial_scale * drawn if _is_whole(now) else table.noised(x0, drawn)
-    now.noise(now.plan.stage.shape(now.plan.size), dtype=codec.dtype)  # diffusers encodes the picture without the hole
-    return Start(x, now.noise, branches(now), known=Known(x0, mask, drawn))
-
-
-def _blended(now: Now, x0: Tensor, mask: Tensor, told: Any, options: InpaintOptions) -> Start:
-    """Pixels. What is kept has the same noise all the time, or with compat none."""
-    table, drawn = now.plan.table, now.draw(tuple(x0.shape[1:]))
-    if options.compat is not None:
-        x = torch.where(mask > 0, table.noised(x0, drawn), x0)
-        return Start(x, now.noise, told, known=Known(x0, mask, clean=True))
-    x = table.initial_scale * drawn if _is_whole(now) else table.noised(x0, drawn)
-    return Start(x, now.noise, told, known=Known(x0, mask, drawn))
-
-
-def _later(now: Now, hole: Hole, options: InpaintOptions) -> Start:
-    """A super-resolution stage: blending, beside the picture of the stage before."""
-    assert now.plan.stage.kind == UPSCALE
-    image, mask = (now.as_weights(part) for part in hole.at(now.plan.size))
-    x0 = image.expand(len(now.noise), -1, -1, -1)
-    start = _blended(now, x0, mask, (), options)
-    return start._replace(branches=branches(leveled(now, len(x0)), augmented(now)))
-
-
-def _is_whole(now: Now) -> bool:
-    return bool(now.plan.said["strength"] in (None, 1))
-
-
-def _latent_mask(now: Now, hole: Hole) -> Tensor:
-    """The mask at the size of the latents (B or 1, 1, h, w): the pixel in the corner of each of their elements, or where
-    a hole falls between those, all elements that it touches."""
-    size = now.plan.stage.shape(now.plan.size)[1:]
-    corners, shares = F.interpolate(hole.mask, size=size), F.interpolate(hole.mask, size=size, mode="area")
-    lost = ~(corners > 0).flatten(1).any(1).view(-1, 1, 1, 1)
-    return now.as_weights(torch.where(lost, (shares > 0).to(corners), corners))

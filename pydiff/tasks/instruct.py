@@ -22,8 +22,8 @@ Size = tuple[int, int]
 
 
 def instruct(cascade: Cascade, image: Any, call: Call, *, size: int | None = None) -> Request:
-    """A model of latents changes the picture at its own size, cut down to a multiple of the autoencoder's factor; one of
-    pixels at the size of its first stage, and the others make that larger: up to `size`, or as far as they do not
+    """A model of latents changes the picture at its own size, cut down to a multiple of the autoencoder's factor; one
+    of pixels at the size of its first stage, and the others make that larger: up to `size`, or as far as they do not
     exceed the picture."""
     stage = cascade.stages[0]
     if stage.kind != INSTRUCT:

@@ -7,19 +7,20 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from pydiff.cascade import Cascade
 from pydiff.images import MAX_PIXELS, pictures_from_user
 from pydiff.tasks.checks import integer
 from pydiff.tasks.hole import Hole, Size, whole_hole
-from pydiff.tasks.inpaint import fill, read_options, stages_for, step_of
+from pydiff.tasks.inpaint import check_fills, fill, nearest_size, read_options, stages_for, step_of
 from pydiff.tasks.request import Call
 from pydiff.tasks.run import Request
 
 SIDES = ("left", "right", "top", "bottom")
 OF_MASKS = ("feather", "soft_mask", "padding_mask_crop")  # options of inpaint that have no meaning here
-OVERLAP = 0.5
+OVERLAP = 0.75
 
 
 def outpaint(
@@ -27,27 +28,30 @@ def outpaint(
 ) -> Request:
     """The pictures with margins, in pixels, at some of SIDES; what was given comes back to the bit at its place.
 
-    Takes the options of `inpaint` but for OF_MASKS. The prompt describes the whole: every window reads all of it.
-    Raises ValueError for no margin, for a canvas of more than MAX_PIXELS, and for models that fill no holes.
+    Takes the options of `inpaint` but for OF_MASKS; window_overlap is OVERLAP unless said: with less, windows that see
+    nothing of the picture are surer to draw things of their own. The prompt describes the whole: every window reads all
+    of it. size: of the last stage that runs, by default the one whose pictures are nearest to these in size. Raises
+    ValueError for no margin, for a canvas of more than MAX_PIXELS, and for models that fill no holes.
     """
-    stages = stages_for(cascade, size)
+    check_fills(cascade)
     for name in OF_MASKS:
-        if call.options.get(name):
+        if call.options.get(name) is not None:
             raise ValueError(f"{name} is {call.options[name]!r}, but the hole is the margin; leave it out")
-    options, call = read_options(stages[0], cascade.name, call)
+    options, call = read_options(cascade.stages[0], cascade.name, call)
     if options.window_overlap is None:
         options = dataclasses.replace(options, window_overlap=OVERLAP)
     sides = {name: integer(name, margins.get(name, 0), 0, MAX_PIXELS) for name in SIDES}
     if not any(sides.values()):
         raise ValueError("left, right, top and bottom are all 0; give at least one, in pixels")
-    step = step_of(stages)
-    return fill("outpaint", cascade, stages, canvas(image, sides, (step, step)), options, call, sides)
-
-
-def canvas(image: Any, sides: Mapping[str, int], step: Size) -> Hole:
-    """The pictures, their edges repeated in the margins, which are to be made. What is run begins where the corner of
-    the pictures falls on a multiple of step."""
     given = pictures_from_user(image)
+    stages = stages_for(cascade, nearest_size(cascade, max(given.shape[2:])) if size is None else size)
+    step = step_of(stages)
+    return fill("outpaint", cascade, stages, canvas(given, sides, (step, step)), options, call, sides)
+
+
+def canvas(given: Tensor, sides: Mapping[str, int], step: Size) -> Hole:
+    """The pictures (B, 3, H, W), their edges repeated in the margins, which are to be made. What is run begins where
+    their corner falls on a multiple of step."""
     left, right, top, bottom = (sides[name] for name in SIDES)
     height, width = given.shape[2:]
     tall, wide = top + height + bottom, left + width + right

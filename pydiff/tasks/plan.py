@@ -42,13 +42,14 @@ class Options:
     guidance (`pydiff.tasks.perturbed`), 0 is none, said as guidance_scale is; pag_adaptive_scale: how much less of it
     per timestep; pag_layers: where, names with * for any part, by default the middle of the network. sampler: ddpm,
     ddim, pndm, euler, euler_ancestral, dpmpp_2m, dpmpp_2m_sde, heun or edm. eta: noise of ddim, in [0, 1].
-    thresholding: none, static or dynamic, with percentile in [0, 1] and max_value; without it those two change the
-    folder's own. noise_level: of a super-resolution stage's low-res picture, 0 to 999; conditioning: whether that is
-    "non_truncated", a finished picture noised to the level, or "truncated", what the stage before leaves there, stopped
-    (`pydiff.tasks.augmentation`); one value of these is for all such stages. Of the first stage only: strength, the
-    share of the steps that changes a picture; denoising_start and denoising_end, shares of the noise levels, (0, 1), at
-    which a run takes over from another and leaves off. Of every stage with an autoencoder: vae_tiling, pictures are
-    coded tile by tile, and vae_slicing, one after the other: less memory, and with tiles a slightly other picture.
+    thresholding: none, and of pixels static or dynamic, with percentile in [0, 1] and max_value; without it those two
+    change the folder's own. noise_level: of a super-resolution stage's low-res picture, 0 to 999; conditioning: whether
+    that is "non_truncated", a finished picture noised to the level, or "truncated", what the stage before leaves there,
+    stopped (`pydiff.tasks.augmentation`); one value of these is for all such stages. Of the first stage only: strength,
+    the share of the steps that changes a picture; denoising_start and denoising_end, shares of the noise levels,
+    (0, 1), at which a run takes over from another and leaves off. Of every stage with an autoencoder: vae_tiling,
+    pictures are coded tile by tile, and vae_slicing, one after the other: less memory, and with tiles a slightly other
+    picture.
     """
 
     num_inference_steps: PerStage = None
@@ -145,7 +146,7 @@ def plan_stage(stage: Stage, values: Mapping[str, Any], size: tuple[int, int], e
     image_scale = _image_scale(stage, values["image_guidance_scale"], table.levels)
     pag_scale = _scale("pag_scale", otherwise(values["pag_scale"], 0.0), table.levels)
     pag = plan_perturbed(stage, pag_scale, values["pag_adaptive_scale"], values["pag_layers"], table)
-    threshold = _threshold(stage.sampling.threshold, values)
+    threshold = _threshold(stage, values)
     level = noise_level(stage, values["noise_level"])
     said = {
         **walked,
@@ -248,10 +249,13 @@ def _image_scale(stage: Stage, value: Any, levels: int) -> float | list[float] |
     return None
 
 
-def _threshold(own: Threshold, values: Mapping[str, Any]) -> Threshold:
+def _threshold(stage: Stage, values: Mapping[str, Any]) -> Threshold:
+    own = stage.sampling.threshold
     kind, percentile, max_value = (values[name] for name in ("thresholding", "percentile", "max_value"))
     percentile = None if percentile is None else number("percentile", percentile)
     max_value = None if max_value is None else number("max_value", max_value)
+    if kind in ("static", "dynamic") and kind != own.kind and stage.codec is not None:
+        raise ValueError(f"thresholding is {kind!r}, for pixels' range, but this stage walks through latents")
     if kind is not None:
         return make_threshold(kind, percentile=percentile, max_value=max_value)
     if own.kind == "dynamic":

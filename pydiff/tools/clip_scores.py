@@ -126,12 +126,9 @@ def part_configs(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, A
 
 
 def _read_preprocessing(folder: Path) -> Preprocessing:
-    path = inside(folder, PREPROCESSING)
-    if not path.is_file() and (folder / PROCESSOR).is_file():
-        path = inside(folder, PROCESSOR)
-        config = read_json(path).get("image_processor")
-    else:
-        config = read_json(path)
+    joint = not (folder / PREPROCESSING).is_file() and (folder / PROCESSOR).is_file()
+    path = inside(folder, PROCESSOR if joint else PREPROCESSING)
+    config = read_json(path).get("image_processor") if joint else read_json(path)
     if not isinstance(config, dict):
         raise ValueError(f"{path} has image_processor = {config!r}; expected an object")
     side = read_config(folder, lambda config: vision_fields(part_configs(config)[1]))["image_size"]

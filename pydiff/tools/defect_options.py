@@ -17,7 +17,6 @@ OPTIONS = {  # of `Pipeline.inpaint`, by what they are called here
     "class_labels": "class_label",
     "num_inference_steps": "steps",
     "guidance_scale": "guidance",
-    "method": "method",
     "sampler": "sampler",
     "negative_prompt": "negative",
     "padding_mask_crop": "crop",

@@ -11,6 +11,10 @@ OUT holds images/NAME-K.png, masks/NAME-K.png (white: what visibly changed), hol
 records/NAME-K.json, and when all are done annotations.json in COCO's form. Started again with the same options the
 program goes on; the same options make the same bytes. A defect that the model painted away is made again from another
 place and seed, --tries times, and then left out. With --method repaint what is in the hole comes from noise alone.
+
+Kinds are rows of `pydiff.tools.defect_kinds.KINDS`, made for models that know no defects: little noise, much of what
+was painted kept. For a model that does know some: --prompt "... {kind}" --strength 0.5 --keep 0, or rows of one's own
+in a file, --kinds-file (`read_kinds`).
 """
 
 from __future__ import annotations
@@ -28,10 +32,11 @@ import numpy as np
 from PIL import Image
 
 from pydiff._version import __version__
+from pydiff.cascade import INPAINT
 from pydiff.cli.options import open_model
 from pydiff.images import from_user, mask_from_user, to_pil, write_png
 from pydiff.pipeline import Pipeline
-from pydiff.tasks.inpaint import inpaint
+from pydiff.tasks.inpaint import inpaint, nearest_size, stages_for
 from pydiff.tasks.request import make_call
 from pydiff.tasks.run import Request, finish
 from pydiff.tools.batch import Shard, work_off
@@ -72,16 +77,15 @@ class Made(NamedTuple):
 
 def request(job: Job, image: Image.Image, weight: Floats, kind: Kind, seed: int, feather: int) -> Request:
     """The run that works a defect in, checked. weight (H, W) in [0, 1]: the share of each pixel that is made."""
-    given, sizes = job.arguments, job.pipe.sizes
-    first = job.pipe.cascade.stages[0]
-    size = given.size
-    if size is None and len(sizes) > 1 and first.codec is None:
-        size = next((size for size in sizes if size >= max(image.size)), sizes[-1])
-    how = {**job.options, "seed": seed, "feather": feather, "soft_mask": True}
-    if given.method != "repaint":
-        stages = job.pipe.cascade.stages[: sizes.index(size) + 1 if size in sizes else 1]
-        steps = [given.steps or first.defaults.num_inference_steps]
-        steps += [stage.defaults.num_inference_steps for stage in stages[1:]]
+    given, cascade = job.arguments, job.pipe.cascade
+    first, size = cascade.stages[0], given.size
+    if size is None and given.crop is None:
+        size = nearest_size(cascade, max(image.size))
+    method = given.method or ("model" if first.kind == INPAINT else "blend")
+    how = {**job.options, "method": method, "seed": seed, "feather": feather, "soft_mask": True}
+    if method != "repaint":
+        steps = [stage.defaults.num_inference_steps for stage in stages_for(cascade, size)]
+        steps[0] = given.steps or steps[0]
         share = kind.strength if given.strength is None else given.strength
         how["strength"] = [max(share, min(1, 1.001 / each)) for each in steps]  # at least one step
     prompt = kind.prompt if kind.prompt is not None else given.prompt
@@ -89,7 +93,7 @@ def request(job: Job, image: Image.Image, weight: Floats, kind: Kind, seed: int,
         prompt = (prompt or "").replace("{kind}", kind.name)
         if not prompt and given.guidance is None:
             how["guidance_scale"] = 1.0
-    return inpaint(job.pipe.cascade, image, weight, make_call(prompt, how), size=size)
+    return inpaint(cascade, image, weight, make_call(prompt, how), size=size)
 
 
 def make_defect(job: Job, clean: Image.Image, name: str, number: int) -> tuple[Kind, Made | None, int]:

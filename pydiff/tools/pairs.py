@@ -152,7 +152,7 @@ def by_reader(line: Line) -> Verdict:
     from pydiff.embedded.judge import judge
 
     if not all("change" in edit for edit in line.edits):
-        raise ValueError(f"line {line.index + 1} says no scenes for the reader; give --judge with a folder of CLIP's")
+        raise ValueError("it says no scenes for the reader; give --judge with a folder of CLIP's")
     changes = [change_of(edit["change"]) for edit in line.edits]
 
     def verdict(pictures: Sequence[Image.Image]) -> list[Scores | None]:
@@ -201,8 +201,7 @@ def _run(given: argparse.Namespace) -> int:
     lines = read_lines(given.captions)
     _check_folder(given.output)
     if given.judge == READER:
-        for line in lines:
-            by_reader(line)
+        _check_scenes(lines, given.captions)
     pipe = load(given.model, dtype=DTYPES[given.dtype], device=given.device)
     _check_recipe(pipe, recipe)
     judge = by_reader if given.judge == READER else by_clip(load_clip(Path(given.judge), given.device), least)
@@ -251,6 +250,14 @@ def _check_folder(home: Path) -> None:
         raise ValueError(f"the output {home} cannot be a folder: {nearest} is a file; choose another")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise ValueError(f"the output {home} cannot be written: {nearest} does not let you; choose another")
+
+
+def _check_scenes(lines: Sequence[Line], path: Path) -> None:
+    for line in lines:
+        try:
+            by_reader(line)
+        except ValueError as error:
+            raise ValueError(f"line {line.index + 1} of {path} cannot be judged: {error}") from error
 
 
 def _check_recipe(pipe: Pipeline, recipe: Recipe) -> None:

@@ -57,10 +57,14 @@ def many(pipe: Any, *, num_images_per_prompt: int, **call: Any) -> Any:
 
 
 def filled(pipe: Any, *, num_images_per_prompt: int, **call: Any) -> Any:
-    """Of one picture and several seeds diffusers draws the latents with the first seed: give it several pictures."""
+    """Of one picture and several seeds diffusers draws the latents with the first seed: give it several pictures. What
+    is kept is laid over what it makes of that."""
     count = num_images_per_prompt
     images, masks = torch.cat([IMAGE] * count), torch.cat([MASK] * count)
-    return pipe([WORDS] * count, image=images, mask_image=masks, height=HEIGHT, width=WIDTH, **call)
+    made = pipe([WORDS] * count, image=images, mask_image=masks, height=HEIGHT, width=WIDTH, **call)
+    white, kept = (part.permute(0, 2, 3, 1).numpy() for part in (masks, images))
+    made.images = np.where(white == 1, made.images, kept)
+    return made
 
 
 FAMILIES = {

@@ -70,7 +70,10 @@ def test_checkpoints_inpainting(tmp_path: Path, channels: int, sampler: str, str
     mask[..., 5:17, 9:25] = 1
     call = {"prompt": WORDS[0], "num_inference_steps": 5, "strength": strength, "output_type": "np"}
     expected = theirs(image=image, mask_image=mask, height=24, width=32, generator=makers.generators([1]), **call)
-    same(pydiff.load(tmp_path).inpaint(image, mask, seed=1, **call), expected)
+    made = pydiff.load(tmp_path).inpaint(image, mask, seed=1, **call)
+    white = mask[0, 0].bool().numpy()
+    assert np.abs(made.images - expected.images)[:, white].max() < RUN
+    assert np.abs(made.images - image.permute(0, 2, 3, 1).numpy())[:, ~white].max() < 1e-6  # diffusers' is decoded
 
 
 @pytest.fixture

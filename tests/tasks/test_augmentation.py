@@ -1,8 +1,9 @@
-"""Conditioning augmentation, truncated: what the stage before leaves at a noise level is the next one's low-res picture."""
+"""Conditioning augmentation, truncated: what a stage leaves at a noise level is the next one's low-res picture."""
 
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -59,8 +60,13 @@ def test_a_truncated_low_res_picture_draws_nothing(pipe: pydiff.Pipeline) -> Non
     torch.testing.assert_close(same, F.interpolate(before, size=(256, 256), mode="bilinear", align_corners=True))
 
 
-@pytest.mark.parametrize("sampler", ["dpmpp_2m", "ddpm", "edm"])
-def test_truncated_and_noised_anew_are_equal_in_law(pipe: pydiff.Pipeline, sampler: str) -> None:
+# the last: how much the sampler itself misses at so many steps (ddpm's smaller variance is that of data without any)
+@pytest.mark.parametrize(
+    ("sampler", "steps", "own"), [("dpmpp_2m", 100, 0.01), ("ddpm", 400, 0.043), ("edm", 50, 0.01)]
+)
+def test_truncated_and_noised_anew_are_equal_in_law(
+    pipe: pydiff.Pipeline, sampler: str, steps: int, own: float
+) -> None:
     """With the exact network of N(0, STD^2) in the place of the embedded base, every pixel is a chain of its own."""
     base = pipe.cascade.stages[0]
     fixed = dataclasses.replace(base.sampling, options={"variance_type": "fixed_small"})
@@ -68,7 +74,7 @@ def test_truncated_and_noised_anew_are_equal_in_law(pipe: pydiff.Pipeline, sampl
     level = stages[1].noising.level(300)  # type: ignore[union-attr]
     law = level.alpha**2 * STD**2 + level.sigma**2
     for kind in ("truncated", "non_truncated"):
-        options = {"conditioning": kind, "noise_level": 300, "sampler": sampler, "num_inference_steps": 200}
+        options = {"conditioning": kind, "noise_level": 300, "sampler": sampler, "num_inference_steps": steps}
         table = plan_stages(stages, make_options({**options, "thresholding": "none"}), parts=PARTS)[0].table
         at = {row.t: (row.step.alpha, row.step.sigma) for row in table.rows}
 
@@ -76,7 +82,7 @@ def test_truncated_and_noised_anew_are_equal_in_law(pipe: pydiff.Pipeline, sampl
             alpha, sigma = at[t]  # E[v | x], v = alpha eps - sigma x0, of variance preserving levels
             return (alpha * sigma * (1 - STD**2) / (alpha**2 * STD**2 + sigma**2) * x)[None]
 
-        noise = Noise(range(16))
+        noise = Noise(range(4))
         x = table.initial_scale * noise((3, 64, 64), dtype=torch.float64, device=torch.device("cpu"))
         walk = sample(velocity, table, unguided(table.levels), x=x, noise=noise, prediction_type="v_prediction")
         *_, last = walk
@@ -84,7 +90,7 @@ def test_truncated_and_noised_anew_are_equal_in_law(pipe: pydiff.Pipeline, sampl
         if kind == "non_truncated":
             z = level.alpha * z + level.sigma * torch.randn(z.shape, generator=torch.manual_seed(1), dtype=z.dtype)
         assert abs(float(z.mean())) < 4 * (law / z.numel()) ** 0.5
-        assert float(z.var()) == pytest.approx(law, rel=0.02)  # 196608 chains, 200 steps
+        assert float(z.var()) == pytest.approx(law, rel=own + 0.02)  # of 49152 chains: three deviations
 
 
 def test_enlarged_noise_is_not_the_noise_that_the_network_learned_from(pipe: pydiff.Pipeline) -> None:
@@ -102,7 +108,7 @@ def test_levels_of_every_stage(pipe: pydiff.Pipeline) -> None:
     whole = plan_stages(stages, make_options({**options, "conditioning": None}), parts=PARTS)
     assert [len(plan.table.rows) - len(other.table.rows) for plan, other in zip(cut, whole, strict=True)] == [-1, 0, 0]
     assert [plan.said["conditioning"] for plan in cut] == [None, "truncated", "truncated"]
-    for plan, after in zip(cut, cut[1:], strict=False):
+    for plan, after in pairwise(cut):
         step, level = plan.table.rows[-1].step, after.stage.noising.level(after.noise_level)  # type: ignore[union-attr]
         made = step.c_x * step.alpha + step.c_denoised + step.c_raw, step.c_x * step.sigma  # of D = x0
         assert made == pytest.approx((level.alpha, level.sigma), rel=1e-9)

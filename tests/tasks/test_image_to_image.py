@@ -124,10 +124,6 @@ def test_a_model_that_begins_from_an_embedding_takes_no_picture(pipe: pydiff.Pip
 def test_tasks_of_other_models_say_what_this_one_does(pipe: pydiff.Pipeline) -> None:
     image, larger = np.zeros((8, 8, 3)), dataclasses.replace(pipe.cascade, stages=pipe.cascade.stages[1:])
     for task, message in [
-        (
-            lambda: pipe.inpaint(image, image[..., 0], "a"),
-            "pydiff-embedded works on pixels; inpaint takes a model with",
-        ),
         (lambda: pipe.instruct(image, "a"), r"follows no instructions; it makes pictures of prompts: pipe.generate\("),
         (lambda: pipe.variations(image), "pydiff-embedded makes no variations; that takes an unCLIP model"),
         (lambda: image_to_image(larger, image, Call("a")), r"does not begin from a noised picture; .* pipe.upscale\("),

@@ -96,7 +96,7 @@ def test_what_is_given_comes_back_to_the_bit(
     image = np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8)
     how: dict[str, Any] = {} if name == "inpaint" else {"method": method}
     how |= {"jump_length": 1, "jump_n_sample": 2} if how.get("method") == "repaint" else {}
-    sized = dict(zip(("left", "right", "top", "bottom"), sides, strict=True))
+    sized = {**dict(zip(("left", "right", "top", "bottom"), sides, strict=True)), "window_overlap": 0.5}
     for output_type in ("pil", "np"):
         made = opened(name).outpaint(image, output_type=output_type, **sized, **how, **call(name))
         whole = np.asarray(made.images[0])
@@ -128,7 +128,7 @@ def test_a_cascade(opened: Any) -> None:
 @pytest.mark.parametrize("name", ["sd", "xl", "inpaint", "pixels", "if"])
 def test_a_batch_is_its_pictures_alone_and_settings_repeat_it(opened: Any, name: str) -> None:
     images = [picture(24, 32, seed) for seed in (1, 2)]
-    sized = {"left": 9, "bottom": 20}
+    sized = {"left": 9, "bottom": 20, "window_overlap": 0.3}
     made = opened(name).outpaint(images, output_type="np", **sized, **call(name))
     for index, image in enumerate(images):
         told = made.settings[index]
@@ -144,7 +144,7 @@ def test_rows_of_the_network(opened: Any) -> None:
     hook = unet.register_forward_pre_hook(lambda _, given_: seen.append(tuple(given_[0].shape)))
     pipe.outpaint([picture(32, 32, 1), picture(32, 32, 2)], "a cat", right=24, bottom=16, guidance_scale=3.0, **FEW)
     hook.remove()
-    branches, pictures, windows = 2, 2, 3 * 2  # x is 24 x 28, a window 16 x 16, half of which it shares with the next
+    branches, pictures, windows = 2, 2, 3 * 4  # x is 24 x 28, a window 16 x 16: one every 4 places
     assert seen == [(branches * pictures * windows, 4, 16, 16)] * 2
 
 

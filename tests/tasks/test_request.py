@@ -17,6 +17,7 @@ import pydiff
 from pydiff.cascade import Cascade, StageDefaults
 from pydiff.models.unet2d import UNet2D, UNet2DConfig
 from pydiff.tasks.begin import Micro, from_noise
+from pydiff.tasks.classifier import CLASSIFIER
 from pydiff.tasks.generate import generate
 from pydiff.tasks.heat import HEAT
 from pydiff.tasks.plan import PRIOR, Options
@@ -116,6 +117,7 @@ def test_refused_before_any_work(pipe: pydiff.Pipeline, call: dict[str, Any], me
 NAMES = [
     *("negative_prompt", "seed", "generator", "num_images_per_prompt", "class_labels", "callback_on_step_end"),
     *(*Options.__dataclass_fields__, *Micro.__dataclass_fields__, *EMBEDDINGS, *SECOND, *READING, *PRIOR, *HEAT),
+    *CLASSIFIER,
     *("size", "options", "self", "other"),
 ]
 few = st.dictionaries(st.sampled_from(NAMES), junk, max_size=4)

@@ -53,7 +53,8 @@ def clean(tmp_path: Path) -> Path:
         (blending, ("--crop", "4"), {"prompt": "", "padding_mask_crop": 4}),
         (blending, ("--method", "repaint"), {"method": "repaint"}),
         (knowing_holes, ("--prompt", "the cat", "--strength", "0.5"), {"method": "model", "strength": [0.5]}),
-        (of_classes, ("--class-label", "2"), {"class_labels": 2, "prompt": None}),
+        (of_classes, ("--class-label", "1", "--method", "repaint"), {"method": "repaint", "class_labels": 1}),
+        (of_classes, ("--class-label", "2"), {"method": "blend", "class_labels": 2, "prompt": None}),
     ],
 )
 def test_models_of_many_kinds(
