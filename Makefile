@@ -32,8 +32,11 @@ bench: $(VENV)/ready
 	$(BIN)/python -m benchmarks.operators
 	$(BIN)/python -m benchmarks.tasks
 	$(BIN)/python -m benchmarks.tasks edit
+	$(BIN)/python -m benchmarks.tasks inpaint
 	$(BIN)/python -m benchmarks.scenes
 	$(BIN)/python -m benchmarks.edits
+	$(BIN)/python -m benchmarks.instructions
+	$(BIN)/python -m benchmarks.restore
 
 clean:
 	rm -rf $(VENV) out build *.egg-info

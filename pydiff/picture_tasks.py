@@ -64,6 +64,8 @@ class PictureTasks:
         """
         call = make_call(prompt, arguments)
         if example is not None or self.cascade.stages[0].kind == EXAMPLE:
+            if size is not None:
+                raise ValueError(f"size is {size!r}, but painting by example keeps the picture's size; leave it out")
             return self._finish(paint_by_example, output_type, watch, image, mask, example, call=call)
         return self._finish(inpaint, output_type, watch, image, mask, call=call, size=size)
 

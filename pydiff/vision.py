@@ -162,12 +162,15 @@ def load_example_encoder(
 def _read_preprocessing(folder: Path, extractor: Path) -> Preprocessing:
     """What the network in folder sees. ValueError, by name, for what is not followed or does not fit its config."""
     path = inside(extractor, "preprocessor_config.json")
-    fields = read_config(folder, vision_fields)
-    config = read_json(path)
+    return preprocessing_of(read_json(path), path, read_config(folder, vision_fields)["image_size"])
+
+
+def preprocessing_of(config: Mapping[str, Any], path: Path, side: int) -> Preprocessing:
+    """That of a configuration, read from path, for a network that sees pictures of this side."""
     try:
         preprocessing = Preprocessing.from_dict(config)
     except ValueError as error:
         raise ValueError(f"{path} is not what pydiff follows: {error}") from error
-    if preprocessing.crop != (fields["image_size"],) * 2:
-        raise ValueError(f"{path} crops to {preprocessing.crop}; the image encoder sees {fields['image_size']} pixels")
+    if preprocessing.crop != (side, side):
+        raise ValueError(f"{path} crops to {preprocessing.crop}; the image encoder sees {side} pixels")
     return preprocessing

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import signal
-import sys
-import warnings
 from collections.abc import Sequence
-from typing import Any, NoReturn
 
 from pydiff._version import __version__
 from pydiff.cli import choices, edit, generate, pictures
-
-FAILED = 1
-BAD_INPUT = 2
-INTERRUPTED = 128 + signal.SIGINT
+from pydiff.cli.program import Parser, run_to_status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,29 +17,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not hasattr(arguments, "run"):
         parser.print_help()
         return 0
-    with warnings.catch_warnings():
-        warnings.showwarning = _warn
-        try:
-            status: int = arguments.run(arguments)
-            return status
-        except ValueError as error:
-            return _say(error, BAD_INPUT)
-        except OSError as error:
-            return _say(error, FAILED)
-        except KeyboardInterrupt:
-            return _say("interrupted; no half-made picture was written", INTERRUPTED)
 
+    def run() -> int:
+        status: int = arguments.run(arguments)
+        return status
 
-def _say(message: object, status: int) -> int:
-    print(f"pydiff: {' '.join(str(message).split())}", file=sys.stderr)
-    return status
-
-
-class Parser(argparse.ArgumentParser):
-    """Bad usage is one line, as any other bad input."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(_say(f"{message}; see {self.prog} --help", BAD_INPUT))
+    return run_to_status("pydiff", run, on_interrupt="interrupted; no half-made picture was written")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -72,7 +48,3 @@ def run_doctor(arguments: argparse.Namespace) -> int:
 
     print(doctor.report())
     return 0 if doctor.healthy() else 1
-
-
-def _warn(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: str | None = None) -> None:
-    print(f"pydiff: warning: {message}", file=sys.stderr)

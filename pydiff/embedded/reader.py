@@ -78,7 +78,7 @@ def see(image: NDArray[np.uint8]) -> tuple[str, list[Seen]]:
     others = np.concatenate([background[None], np.delete(_PALETTE, name, axis=0)])
     rest = _nearest(picture, others) != 0
     seen, speck = list[Seen](), round(SPECK * SIDE * SIDE)
-    todo = _blobs(rest, speck)
+    todo = blobs(rest, speck)
     while todo:
         whole = todo.pop()
         window = _window(whole)
@@ -87,7 +87,7 @@ def see(image: NDArray[np.uint8]) -> tuple[str, list[Seen]]:
         if core is None:
             continue
         cover, inside = _coverage(pixels, blob, core, background)
-        grown = _grow(inside, 3)
+        grown = grow(inside, 3)
         if inside.sum() >= speck:
             colour = _name(np.median(pixels[core], axis=0), background)
             one = _measure(np.where(grown, cover, 0), inside, colour, (window[1].start, window[0].start))
@@ -95,7 +95,7 @@ def see(image: NDArray[np.uint8]) -> tuple[str, list[Seen]]:
             mask[window] = inside
             seen.append(Seen(one, mask))
         whole[window] &= ~grown
-        todo += _blobs(whole, speck)
+        todo += blobs(whole, speck)
     return _NAMES[name], sorted(seen, key=lambda one: -one.found.radius)
 
 
@@ -146,7 +146,7 @@ def _window(mask: Mask) -> tuple[slice, slice]:
     return slice(max(rows[0] - 4, 0), rows[-1] + 5), slice(max(columns[0] - 4, 0), columns[-1] + 5)
 
 
-def _grow(mask: Mask, steps: int) -> Mask:
+def grow(mask: Mask, steps: int) -> Mask:
     """Pixels at most `steps` away from the mask, going sideways, up and down."""
     for _ in range(steps):
         grown = mask.copy()
@@ -158,7 +158,7 @@ def _grow(mask: Mask, steps: int) -> Mask:
     return mask
 
 
-def _blobs(mask: Mask, least: int = 1) -> list[Mask]:
+def blobs(mask: Mask, least: int = 1) -> list[Mask]:
     """Parts of at least `least` pixels that hang together by their sides: runs of each row, joined to those above."""
     edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
     rows, starts = np.nonzero(edges == 1)
@@ -182,21 +182,21 @@ def _blobs(mask: Mask, least: int = 1) -> list[Mask]:
                 j += 1
     roots = np.array([root(i) for i in range(len(rows))], dtype=np.intp)
     areas = np.bincount(roots, weights=ends - starts, minlength=1)
-    blobs = {int(i): np.zeros_like(mask) for i in np.nonzero(areas >= least)[0]}
+    parts = {int(i): np.zeros_like(mask) for i in np.nonzero(areas >= least)[0]}
     for i in range(len(rows)):
-        if roots[i] in blobs:
-            blobs[roots[i]][rows[i], starts[i] : ends[i]] = True
-    return list(blobs.values())
+        if roots[i] in parts:
+            parts[roots[i]][rows[i], starts[i] : ends[i]] = True
+    return list(parts.values())
 
 
 def _core(blob: Mask) -> Mask | None:
     """The thickest part of a blob; None where it is nowhere thicker than a fringe."""
     layers = [np.pad(blob, 1)]
     while layers[-1].any():
-        layers.append(~_grow(~layers[-1], 1))
+        layers.append(~grow(~layers[-1], 1))
     if len(layers) <= 3:
         return None
-    thick = _blobs(layers[max(1, round(0.6 * (len(layers) - 2)))])
+    thick = blobs(layers[max(1, round(0.6 * (len(layers) - 2)))])
     return max(thick, key=lambda part: int((part & layers[-2]).sum()))[1:-1, 1:-1]
 
 
@@ -206,7 +206,7 @@ def _coverage(picture: Floats, blob: Mask, core: Mask, background: Floats) -> tu
     ahead = (picture - background) @ contrast / max(float(contrast @ contrast), 1.0)
     aside = np.linalg.norm(picture - background - ahead[..., None] * contrast, axis=-1)
     inside = blob & (ahead > 0.5) & (aside < OFF_LINE) | core
-    return np.clip(ahead, 0, 1), next(part for part in _blobs(inside) if (part & core).any())
+    return np.clip(ahead, 0, 1), next(part for part in blobs(inside) if (part & core).any())
 
 
 def _measure(cover: Floats, inside: Mask, colour: str, corner: tuple[int, int]) -> Found:

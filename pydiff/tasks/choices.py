@@ -85,6 +85,7 @@ TASKS: dict[str, Asked] = {
     "variations": lambda cascade, of, call: variations(cascade, of.picture, call),
     **{f"restore {kind}": partial(_restored, kind) for kind in RESTORATIONS},
 }
+HOLES = ("inpaint", "outpaint")
 WORDLESS = [task for task, asked in TASKS.items() if task == "variations" or isinstance(asked, partial)]
 
 
@@ -102,13 +103,15 @@ def example(cascade: Cascade) -> Example:
     return Example(torch.linspace(0, 1, width).expand(3, height, width), mask)
 
 
-def arguments(task: str, sampling: str, condition: str, **options: Any) -> dict[str, Any]:
+def arguments(cascade: Cascade, task: str, sampling: str, condition: str, **options: Any) -> dict[str, Any]:
     """Of a call with these choices: the prompt, and all others but the picture."""
     given: dict[str, Any] = {} if task in (*WORDLESS, "edit") else {"prompt": ""}
     if condition == "class":
         given["class_labels"] = 0
     elif condition == "text" and task != "edit":  # which has its words anyway
         given["prompt"] = WORDS[0]
+    if sampling == "reverse" and task in HOLES and cascade.stages[0].kind == PLAIN:  # some resample unless told not to
+        given["method"] = "blend"
     return {**given, **SAMPLINGS[sampling], "num_inference_steps": STEPS, **options}
 
 
@@ -125,7 +128,7 @@ def _reason(cascade: Cascade, task: str, given: Mapping[str, Any]) -> str | None
 
 def _choice(cascade: Cascade, task: str, sampling: str) -> Choice:
     def reason(condition: str, **options: Any) -> str | None:
-        return _reason(cascade, task, arguments(task, sampling, condition, **options))
+        return _reason(cascade, task, arguments(cascade, task, sampling, condition, **options))
 
     found = {condition: reason(condition) for condition in ("none", "class", "text")}
     if all(found.values()):

@@ -13,8 +13,7 @@ from torch.nn import functional as F
 
 from pydiff.images import mask_from_user, pictures_from_user
 from pydiff.tasks.checks import is_list
-
-Size = tuple[int, int]
+from pydiff.tasks.sizes import Size
 
 
 class Box(NamedTuple):

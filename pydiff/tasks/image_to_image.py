@@ -15,6 +15,7 @@ from pydiff.tasks.generate import HINTS
 from pydiff.tasks.plan import PARTS, stages_to
 from pydiff.tasks.request import Call, make_request
 from pydiff.tasks.run import Request
+from pydiff.tasks.sizes import sizes_like
 
 STRENGTH = 0.8
 
@@ -52,7 +53,7 @@ def picture_of(image: Any, stages: tuple[Stage, ...]) -> tuple[Tensor, list[tupl
         return image, [(height, width)]
     picture = from_user(image)
     if first.codec is None or len(stages) > 1:
-        return picture, [stage.size for stage in stages]
+        return picture, sizes_like(stages, (picture.shape[2], picture.shape[3]))
     height, width = (side // first.factor * first.factor for side in picture.shape[2:])
     return picture, [(height, width)]
 

@@ -23,10 +23,11 @@ from pydiff.tasks.begin import Begin
 from pydiff.tasks.begin_hole import finished, from_hole, from_known, later
 from pydiff.tasks.checks import integer, is_list, number, per_prompt, unusual
 from pydiff.tasks.generate import HINTS
-from pydiff.tasks.hole import Hole, Size, hole_in
+from pydiff.tasks.hole import Hole, hole_in
 from pydiff.tasks.plan import stages_to
 from pydiff.tasks.request import Call, make_request
 from pydiff.tasks.run import Request
+from pydiff.tasks.sizes import Size
 from pydiff.tasks.windows import MOST_OVERLAP, windowed
 
 METHODS = ("repaint", "blend", "model")
@@ -239,6 +240,6 @@ def _resampled(wanted: Request, options: InpaintOptions) -> Request:
     steps, length = first.table.levels, options.jump_length
     if length >= steps and length != InpaintOptions.jump_length:
         raise ValueError(f"jump_length is {length}, but the run has {steps} steps and would never jump; give less")
-    how = {"faithful": options.faithful, "compat": options.compat}
-    table = resampled(first.table, options.jump_length, options.jump_n_sample, **how)  # type: ignore[arg-type]
+    jumps = (length, options.jump_n_sample)
+    table = resampled(first.table, *jumps, faithful=options.faithful, compat=options.compat)
     return dataclasses.replace(wanted, plans=(first._replace(table=table), *others))

@@ -17,8 +17,7 @@ from pydiff.tasks.image_to_image import resized
 from pydiff.tasks.plan import stages_to
 from pydiff.tasks.request import Call, make_request
 from pydiff.tasks.run import Request
-
-Size = tuple[int, int]
+from pydiff.tasks.sizes import Size, sizes_like
 
 
 def instruct(cascade: Cascade, image: Any, call: Call, *, size: int | None = None) -> Request:
@@ -45,9 +44,7 @@ def _scales(cascade: Cascade, given: Size, size: int | None) -> tuple[tuple[Stag
     if size is None:
         size = max(side for side in cascade.sizes if side <= max(max(given), cascade.sizes[0]))
     stages = stages_to(cascade, size)
-    side = max(first.size)
-    height, width = (max(1, round(length * side / max(given))) for length in given)
-    return stages, [(height * max(one.size) // side, width * max(one.size) // side) for one in stages]
+    return stages, sizes_like(stages, given)
 
 
 def from_instruction(now: Now, image: Tensor) -> Start:

@@ -13,10 +13,11 @@ from torch.nn import functional as F
 from pydiff.cascade import Cascade
 from pydiff.images import MAX_PIXELS, pictures_from_user
 from pydiff.tasks.checks import integer
-from pydiff.tasks.hole import Hole, Size, whole_hole
+from pydiff.tasks.hole import Hole, whole_hole
 from pydiff.tasks.inpaint import check_fills, fill, nearest_size, read_options, stages_for, step_of
 from pydiff.tasks.request import Call
 from pydiff.tasks.run import Request
+from pydiff.tasks.sizes import Size
 
 SIDES = ("left", "right", "top", "bottom")
 OF_MASKS = ("feather", "soft_mask", "padding_mask_crop")  # options of inpaint that have no meaning here

@@ -8,6 +8,8 @@ from typing import NamedTuple, TypeVar
 
 from tqdm import tqdm
 
+from pydiff.cli.program import BAD_INPUT, Parser, run_to_status
+
 Item = TypeVar("Item")
 
 
@@ -49,3 +51,15 @@ def work_off(
                 bar.write(f"{name(item)}: {error}", file=sys.stderr)
             bar.update()
     return failed
+
+
+def tool_parser(called: str, description: str) -> Parser:
+    """That of `python -m pydiff.tools.CALLED`."""
+    parser = Parser(prog=f"python -m pydiff.tools.{called}", description=description)
+    parser.called = called
+    return parser
+
+
+def run_tool(called: str, run: Callable[[], int]) -> int:
+    """Its exit status; whatever it could not read or write is bad input."""
+    return run_to_status(called, run, on_interrupt="interrupted; the same command goes on", failed=BAD_INPUT)

@@ -15,7 +15,7 @@ from pydiff.models.clip import stored_key, text_fields, text_network, vision_fie
 from pydiff.text.clip import ClipEncoder, Reading
 from pydiff.text.tokenizer_files import fitted, read_whole
 from pydiff.text.tokens import PromptTokenizer
-from pydiff.vision import Preprocessing
+from pydiff.vision import Preprocessing, preprocessing_of
 from pydiff.weights import load_network, read_json
 from pydiff.weights.files import inside, read_config
 
@@ -132,13 +132,7 @@ def _read_preprocessing(folder: Path) -> Preprocessing:
     if not isinstance(config, dict):
         raise ValueError(f"{path} has image_processor = {config!r}; expected an object")
     side = read_config(folder, lambda config: vision_fields(part_configs(config)[1]))["image_size"]
-    try:
-        preprocessing = Preprocessing.from_dict(config)
-    except ValueError as error:
-        raise ValueError(f"{path} is not what pydiff follows: {error}") from error
-    if preprocessing.crop != (side, side):
-        raise ValueError(f"{path} crops to {preprocessing.crop}; the network sees {side} pixels")
-    return preprocessing
+    return preprocessing_of(config, path, side)
 
 
 def _read_tokenizer(folder: Path) -> PromptTokenizer:

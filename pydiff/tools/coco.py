@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pydiff.embedded.reader import _blobs as blobs
+from pydiff.embedded.reader import blobs
 from pydiff.weights.files import write_whole
 
 Picture = NDArray[np.uint8]  # (H, W, 3)

@@ -14,8 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pydiff.embedded.reader import _blobs as blobs
-from pydiff.embedded.reader import _grow as grow
+from pydiff.embedded.reader import blobs, grow
 from pydiff.weights import read_json
 
 Picture = NDArray[np.uint8]  # (H, W, 3)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import shlex
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from pydiff.cli.options import add_model
 from pydiff.tasks.inpaint import METHODS
+from pydiff.tools.batch import tool_parser
 from pydiff.tools.defect_kinds import KINDS, PLACES, Kind, read_kinds
 
 DESCRIPTION = "Pictures with defects, their masks and boxes, to train inspection systems on."
@@ -66,15 +67,8 @@ def command_of(given: argparse.Namespace) -> str:
     return shlex.join(words)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Bad usage is one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"defects: {message}; see {self.prog} --help\n")
-
-
 def make_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m pydiff.tools.defects", description=DESCRIPTION)
+    parser = tool_parser("defects", DESCRIPTION)
     add = parser.add_argument
     add("clean", type=Path, metavar="CLEAN-DIR", help="a folder of pictures without defects")
     add("-o", "--output", type=Path, required=True, help="the folder to write into, or to go on in")

@@ -39,7 +39,7 @@ from pydiff.pipeline import Pipeline
 from pydiff.tasks.inpaint import inpaint, nearest_size, stages_for
 from pydiff.tasks.request import make_call
 from pydiff.tasks.run import Request, finish
-from pydiff.tools.batch import Shard, work_off
+from pydiff.tools.batch import Shard, run_tool, work_off
 from pydiff.tools.coco import document, shape_of, visible, write_compact
 from pydiff.tools.defect_kinds import Floats, Kind, Mask, Picture, cover_of, hole_of, object_of, paint, place
 from pydiff.tools.defect_options import OPTIONS, check, command_of, kinds_of, make_parser, settings_of
@@ -174,15 +174,9 @@ def pictures_in(folder: Path) -> list[Path]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0 done, 1 some pictures failed, 2 bad input, 130 interrupted."""
     given = make_parser().parse_args(arguments)
-    try:
-        return _run(given)
-    except (ValueError, OSError) as error:
-        print(f"defects: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("defects: interrupted; the same command goes on", file=sys.stderr)
-        return 130
+    return run_tool("defects", partial(_run, given))
 
 
 def _run(given: argparse.Namespace) -> int:

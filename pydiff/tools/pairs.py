@@ -20,6 +20,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +32,7 @@ from pydiff.images import write_png
 from pydiff.pipeline import Pipeline, load
 from pydiff.tasks.edit import edit as plan_edit
 from pydiff.tasks.request import make_call
-from pydiff.tools.batch import Shard, work_off
+from pydiff.tools.batch import Shard, run_tool, tool_parser, work_off
 from pydiff.tools.clip_scores import Clip, Least, load_clip, similarities
 from pydiff.weights import read_json, write_json
 from pydiff.weights.files import parse_json
@@ -186,14 +187,7 @@ def by_clip(clip: Clip, least: Least) -> Judge:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 done, 1 some lines failed, 2 bad input, 130 interrupted."""
     given = _parser().parse_args(arguments)
-    try:
-        return _run(given)
-    except (ValueError, OSError) as error:
-        print(f"pairs: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("pairs: interrupted; the same command goes on", file=sys.stderr)
-        return 130
+    return run_tool("pairs", partial(_run, given))
 
 
 def _run(given: argparse.Namespace) -> int:
@@ -268,7 +262,7 @@ def _check_recipe(pipe: Pipeline, recipe: Recipe) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m pydiff.tools.pairs", description=(__doc__ or "").splitlines()[0])
+    parser = tool_parser("pairs", (__doc__ or "").splitlines()[0])
     parser.add_argument("--captions", type=Path, required=True, help="a file of captions, a JSON object per line")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the folder to write into, or to go on in")
     parser.add_argument("--model", help="a folder to make pictures with (default: the embedded model)")

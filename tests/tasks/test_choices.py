@@ -102,7 +102,7 @@ def run(pipe: pydiff.Pipeline, choice: Choice, condition: str, **options: Any) -
     given = METHODS.get(method, lambda *_: {"image": of.picture})(pipe, of)
     if kind:
         given |= {"task": kind, "mask": of.mask if kind in MASKED else None}
-    call = arguments(choice.task, choice.sampling, condition, **options)
+    call = arguments(pipe.cascade, choice.task, choice.sampling, condition, **options)
     return getattr(pipe, method)(**given, **call, seed=1, output_type="pt").images
 
 
