@@ -1,7 +1,7 @@
 """The card beside the weights: what was trained, for how long, and how well it draws.
 
-`python -m pydiff.embedded.card --scores SCENES.json --restored RESTORE.json`, with what `python -m benchmarks.scenes
---json SCENES.json` and `python -m benchmarks.restore --json RESTORE.json` wrote.
+`python -m pydiff.embedded.card --scores SCENES.json --restored RESTORE.json --instructed INSTRUCTIONS.json`, with what
+`python -m benchmarks.scenes --json SCENES.json` and so on wrote.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydiff.embedded.world import UNSEEN_KINDS, UNSEEN_PAIRS
 from pydiff.weights import read_header, read_json
 from pydiff.weights.files import write_whole
 
-FOLDERS = ("base/text_encoder", "base/unet", "super_256/unet", "super_1024/unet", "palette/unet")
+FOLDERS = ("base/text_encoder", "base/unet", "super_256/unet", "super_1024/unet", "palette/unet", "instruct/unet")
 CARD = """\
 # The embedded models
 
@@ -29,6 +29,8 @@ that `pydiff/embedded/world.py` draws, captions by `captions.py`. No other data.
 - Objective: v-prediction over 1000 cosine levels, and the variance of the reverse step (Improved DDPM).
 - Optimiser: Muon and AdamW (`optimizer.py`); the text encoder first learns a coarse layout from captions alone.
 - `palette` restores damaged pictures (`palette.py`): the base network, trained on with the damaged one beside x.
+- `instruct` follows instructions (`instruct.py`): the base network and its text encoder, trained on with the picture to
+  change beside x, on pairs of pictures that the base made by Prompt-to-Prompt and the scene reader let pass.
 
 ## Networks
 
@@ -55,11 +57,17 @@ that `pydiff/embedded/world.py` draws, captions by `captions.py`. No other data.
 | task | picture | PSNR dB | SSIM | right |
 |---|---|---:|---:|---:|
 {restored}
+
+`python -m benchmarks.instructions`, default settings; "both" is what counts:
+
+| what is changed | instructions | done | all else kept | both |
+|---|---:|---:|---:|---:|
+{instructed}
 """
 
 
-def card(home: Path, scores: dict[str, Any], restored: dict[str, Any]) -> str:
-    """The card's text, from the exported weights, their training record and the JSON of the two benchmarks."""
+def card(home: Path, scores: dict[str, Any], restored: dict[str, Any], instructed: dict[str, Any]) -> str:
+    """The card's text, from the exported weights, their training record and the JSON of the three benchmarks."""
     unseen = [" ".join(kind) for kind in sorted(UNSEEN_KINDS)] + [" ".join(pair) for pair in sorted(UNSEEN_PAIRS)]
     networks = [f"| {folder} | {_parameters(home / folder):,} |" for folder in FOLDERS]
     training = []
@@ -77,12 +85,16 @@ def card(home: Path, scores: dict[str, Any], restored: dict[str, Any]) -> str:
         for task, kinds in restored["scores"].items()
         for kind, row in kinds.items()
     ]
+    (answers,) = (rows for title, rows in instructed.items() if title != "machine")
+    columns = ("what is changed", "instructions", "done", "all else kept", "both")
+    obeyed = [f"| {' | '.join(str(row[name]) for name in columns)} |" for row in answers]
     return CARD.format(
         unseen=", ".join(unseen),
         networks="\n".join(networks),
         training="\n".join(training),
         scores="\n".join(rows),
         restored="\n".join(restorations),
+        instructed="\n".join(obeyed),
         number=restored["settings"]["number"],
         prompts=scores["settings"]["prompts"],
         size=scores["settings"]["size"],
@@ -97,9 +109,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pydiff.embedded.card", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--scores", type=Path, required=True, help="what `python -m benchmarks.scenes --json` wrote")
     parser.add_argument("--restored", type=Path, required=True, help="what `python -m benchmarks.restore --json` wrote")
+    parser.add_argument("--instructed", type=Path, required=True, help="what `benchmarks.instructions --json` wrote")
     parser.add_argument("--home", type=Path, default=HOME, help="where the folders are")
     arguments = parser.parse_args()
-    text = card(arguments.home, read_json(arguments.scores), read_json(arguments.restored))
+    text = card(arguments.home, *map(read_json, (arguments.scores, arguments.restored, arguments.instructed)))
     write_whole(arguments.home / "CARD.md", lambda path: path.write_text(text, encoding="utf-8"))
 
 

@@ -8,39 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
 from pydiff.embedded import recipe
 from pydiff.embedded.instruct import EMPHASIS, Lessons, Pairs, instruct_losses
 from pydiff.embedded.objective import draw_times, shifted_alphas
-from pydiff.embedded.world import Group, Scene, draw, place_things
-from pydiff.images import write_png
 from pydiff.nn.cond import Cond
-from pydiff.weights import write_json
+from tests.embedded.pairs_folder import draw_pairs
 
 SIZE = 32
 
 
-def scene(colour: str) -> Scene:
-    return Scene((Group(1, colour, "circle"),), None, "on the left", "white", True)
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two pairs: a circle at the left, which becomes green, or black."""
     folder = tmp_path_factory.mktemp("pairs")
-    things = place_things(scene("red"), np.random.default_rng(0))
-    said = []
-    for name, colour in (("0-source", "red"), ("0-target", "green"), ("1-source", "red"), ("1-target", "black")):
-        recoloured = tuple(thing._replace(colour=colour) for thing in things)
-        write_png(folder / f"{name}.png", Image.fromarray(draw(scene(colour), recoloured, SIZE)), None)
-    for index, colour in enumerate(("green", "black")):
-        names = {"source": f"{index}-source.png", "target": f"{index}-target.png"}
-        change = {"before": scene("red"), "after": scene(colour), "changed": 0}
-        told = {"instruction": f"make it {colour}", "back": f"make the {colour} circle red"}
-        said.append({**names, **told, "change": change})
-    write_json(folder / "000000.json", {"pairs": said})
+    draw_pairs(folder, SIZE)
     return folder
 
 

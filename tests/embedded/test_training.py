@@ -20,6 +20,7 @@ from pydiff.embedded.objective import betas_of, cosine_alphas, diffusion_loss, d
 from pydiff.embedded.optimizer import Muon, make_optimizers, orthogonalized
 from pydiff.embedded.tokens import train_tokenizer
 from pydiff.embedded.world import SHAPES
+from tests.embedded.pairs_folder import draw_pairs
 
 PHASE = recipe.Phase(steps=1, batch=2, learning_rate=1e-3, warmup=1, ema=0.5, drop_text=0.5)
 
@@ -43,12 +44,13 @@ def test_every_phase_goes_on_and_is_exported(
         monkeypatch.setattr(module, "train_tokenizer", lambda: tokenizer)
     monkeypatch.setattr(export, "known_words", functools.partial(export.known_words, 50))
     phases(monkeypatch, 1)
+    draw_pairs(tmp_path / "pairs", recipe.STAGE_SIZES[0])
     train.train(tmp_path, list(recipe.PHASES))
     first = {name: checkpoint.load(tmp_path / f"{name}.safetensors") for name in recipe.PHASES}
     phases(monkeypatch, 2)
     train.train(tmp_path, list(recipe.PHASES))
     said = capsys.readouterr().out
-    for name in ("base", "super_256", "super_1024", "palette"):
+    for name in ("base", "super_256", "super_1024", "palette", "instruct"):
         assert f"{name}: goes on from step 1" in said
         tensors, facts = checkpoint.load(tmp_path / f"{name}.safetensors")
         assert (first[name][1]["step"], facts["step"]) == (1, 2)
@@ -70,14 +72,16 @@ def _check_export(work: Path) -> None:
     for name, tensor in pipe.cascade.stages[0].unet.state_dict().items():
         assert torch.equal(tensor, average[name])
     assert pipe.generate("a red ring", seed=1, size=256, num_inference_steps=[1, 1]).images[0].size == (256, 256)
-    restorer = pydiff.load(home / "palette")
-    average = checkpoint.part(checkpoint.load(work / "palette.safetensors")[0], "ema.unet.")
-    for name, tensor in restorer.cascade.stages[0].unet.state_dict().items():
-        assert torch.equal(tensor, average[name])
+    for name in ("palette", "instruct"):
+        stage = pydiff.load(home / name).cascade.stages[0]
+        average = checkpoint.part(checkpoint.load(work / f"{name}.safetensors")[0], "ema.unet.")
+        assert all(torch.equal(tensor, average[key]) for key, tensor in stage.unet.state_dict().items())
     again = work / "again"
     export.unpack(home, again)
     assert {path.stem for path in again.iterdir()} == set(recipe.PHASES) - {"text"}
     assert checkpoint.load(again / "palette.safetensors")[0]["model.unet.conv_in.weight"].shape[1] == 6
+    states = [checkpoint.load(folder / "instruct.safetensors")[0] for folder in (work, again)]
+    assert states[0].keys() - {key for key in states[0] if key.startswith("optimizer.")} == states[1].keys()
 
 
 def test_a_state_on_disk_comes_back_and_is_never_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
