@@ -31,6 +31,8 @@ def image_to_image(cascade: Cascade, image: Any, call: Call, *, size: int | None
     if "unclip" in stages[0].traits:
         raise ValueError(f"{cascade.name} begins from an embedding of its own, not from a picture")
     given, sizes = picture_of(image, stages)
+    if stages[0].codec is None:
+        sizes = sizes_like(stages, (given.shape[2], given.shape[3]))
     begins: list[Begin] = [partial(from_picture, image=given), *(partial(_later, image=given) for _ in stages[1:])]
     parts = {**dict.fromkeys((*PARTS, "conditioning")), "strength": STRENGTH}
     wanted = make_request("image_to_image", cascade, stages, begins, call, sizes, parts=parts)
@@ -53,7 +55,7 @@ def picture_of(image: Any, stages: tuple[Stage, ...]) -> tuple[Tensor, list[tupl
         return image, [(height, width)]
     picture = from_user(image)
     if first.codec is None or len(stages) > 1:
-        return picture, sizes_like(stages, (picture.shape[2], picture.shape[3]))
+        return picture, [stage.size for stage in stages]
     height, width = (side // first.factor * first.factor for side in picture.shape[2:])
     return picture, [(height, width)]
 

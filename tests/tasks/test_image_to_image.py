@@ -132,3 +132,9 @@ def test_tasks_of_other_models_say_what_this_one_does(pipe: pydiff.Pipeline) -> 
     ]:
         with pytest.raises(ValueError, match=message):
             task()
+
+
+def test_pixels_keep_their_proportions(pipe: pydiff.Pipeline) -> None:
+    wide = Image.new("RGB", (200, 100), "white")
+    made = pipe.image_to_image(wide, "a red circle", seed=1, size=256, num_inference_steps=[2, 1])
+    assert [stage[0].size for stage in made.stages] == [(64, 32), (256, 128)]
