@@ -27,8 +27,11 @@ from pydiff.tasks.words import Prompt
 
 EMBEDDED = ("base", "super_256", "super_1024")
 EMBEDDED_NAME = "pydiff-embedded"  # in settings
-SHIPPED = {EMBEDDED_NAME: EMBEDDED, "pydiff-palette": ("palette",)}  # folders of the models that pydiff carries
-SHIPPED["pydiff-instruct"] = ("instruct", *EMBEDDED[1:])
+SHIPPED = {  # folders of the models that pydiff carries
+    EMBEDDED_NAME: EMBEDDED,
+    "pydiff-palette": ("palette",),
+    "pydiff-instruct": ("instruct", *EMBEDDED[1:]),
+}
 Model = str | os.PathLike[str]
 
 
@@ -42,8 +45,9 @@ def load(
     prediction_type: str | None = None,
 ) -> Pipeline:
     """Open a pipeline: the embedded cascade, a folder in the diffusers layout, one folder per stage (small first), a
-    single safetensors file of Stable Diffusion, or the id of a repository on the Hugging Face hub. "pydiff-palette" is
-    the other model that pydiff carries, for `Pipeline.restore`; "pydiff-embedded" is the cascade by its name.
+    single safetensors file of Stable Diffusion, or the id of a repository on the Hugging Face hub. "pydiff-palette"
+    and "pydiff-instruct" are the other models that pydiff carries, for `Pipeline.restore` and `Pipeline.instruct`;
+    "pydiff-embedded" is the cascade by its name.
 
     dtype: float32, bfloat16 or float16 of the networks. variant: "fp16" and the like, of the files to read. For a
     single file, which holds neither: tokenizer, a folder with CLIP's (or of a pipeline with it), and prediction_type,
