@@ -1,15 +1,18 @@
 """What the instruction network is taught: InstructPix2Pix (Brooks et al. 2023, section 3.2) in pixels.
 
 From pairs of pictures that `python -m pydiff.tools.pairs` made: the picture to change stands beside x, the instruction
-is read by a text encoder that learns on. A share of instructions, of pictures, and of both is dropped, so that two
-guidance scales can weigh them.
+is read by a text encoder that learns on. Two pictures that differ from a third in the same object are a pair too, if
+the reader finds it so. A share of instructions, of pictures, and of both is dropped, so that two guidance scales can
+weigh them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import combinations, groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pydiff.embedded.data import to_tensor
-from pydiff.embedded.instructions import change_of
+from pydiff.embedded.instructions import change_of, instruction
+from pydiff.embedded.judge import Change, judge
 from pydiff.embedded.objective import diffusion_loss, draw_times, noise_levels
 from pydiff.images import open_image
 from pydiff.nn.cond import Cond
@@ -40,27 +44,50 @@ class Lessons(NamedTuple):
 
 
 class Pairs:
-    """Pairs in memory: pictures (N, 2, H, W, 3) uint8, instructions there and back."""
+    """Pairs in memory: pictures (N, H, W, 3) uint8; of every pair the two that it is of, and the change; how often each
+    is shown, so that changes of colour, of shape and of both come equally often."""
 
     def __init__(self, home: Path) -> None:
         found = read_pairs(home)
         if not found:
             raise ValueError(f"{home} holds no pairs; make some with `python -m pydiff.tools.pairs`")
-        self.pictures = np.stack([_read(home, (pair["source"], pair["target"])) for pair in found])
-        self.instructions = [(pair["instruction"], pair["back"]) for pair in found]
-        often = np.array([SEVERAL if len(change_of(pair["change"]).before.groups) > 1 else 1.0 for pair in found])
+        self.pictures: list[NDArray[np.uint8]] = []
+        self.pairs: list[tuple[int, int, Change]] = []
+        for _, family in groupby(found, key=lambda pair: (pair["captions"][0], pair["seed"])):
+            self._add(home, list(family))
+        kinds = [(_kind(change), len(change.before.groups) > 1) for _, _, change in self.pairs]
+        number = Counter(kind for kind, _ in kinds)
+        often = np.array([(SEVERAL if several else 1.0) / number[kind] for kind, several in kinds])
         self.shares = often / often.sum()
+
+    def _add(self, home: Path, family: Sequence[Mapping[str, Any]]) -> None:
+        """The pairs of one source picture, and those of its targets."""
+        source = len(self.pictures)
+        names = [family[0]["source"], *(pair["target"] for pair in family)]
+        self.pictures += [np.asarray(open_image(home / name).convert("RGB")) for name in names]
+        changes = {source + 1 + i: change_of(pair["change"]) for i, pair in enumerate(family)}
+        self.pairs += [(source, target, change) for target, change in changes.items()]
+        for (first, there), (second, other) in combinations(changes.items(), 2):
+            change = Change(there.after, other.after, there.changed)
+            if there.changed != other.changed or change.before == change.after:
+                continue
+            verdict = judge(change, self.pictures[first], self.pictures[second])
+            if verdict is not None and verdict.done and verdict.kept:
+                self.pairs.append((first, second, change))
 
     def lessons(self, rng: np.random.Generator, batch: int) -> Lessons:
         """Random pairs, half of them the other way round, half of them mirrored: the world knows left from right, but
         instructions about colour and shape do not."""
-        rows = rng.choice(len(self.pictures), batch, p=self.shares)
+        rows = rng.choice(len(self.pairs), batch, p=self.shares)
         ways, mirrored = rng.integers(2, size=batch), rng.integers(2, size=batch)
         pictures, instructions = [], []
         for row, way, mirror in zip(rows, ways, mirrored, strict=True):
-            pair = self.pictures[row][:: -1 if way else 1]
+            first, second, change = self.pairs[row]
+            if way:
+                first, second, change = second, first, Change(change.after, change.before, change.changed)
+            pair = np.stack([self.pictures[first], self.pictures[second]])
             pictures.append(pair[:, :, ::-1] if mirror else pair)
-            instructions.append(self.instructions[row][way])
+            instructions.append(instruction(change, rng))
         drop = rng.random(batch)
         instructions = ["" if share < 2 * DROPPED else words for share, words in zip(drop, instructions, strict=True)]
         before, after = (to_tensor([np.ascontiguousarray(pair[i]) for pair in pictures]) for i in (0, 1))
@@ -69,14 +96,18 @@ class Pairs:
         return Lessons(instructions, before, after, weight)
 
 
+def _kind(change: Change) -> tuple[bool, bool]:
+    """Whether colour, and whether shape, of an object change. Raises ValueError for a change of the background."""
+    if change.changed is None:
+        raise ValueError("the change is of the background; expected one of an object")
+    old, new = (scene.groups[change.changed] for scene in (change.before, change.after))
+    return old.colour != new.colour, old.shape != new.shape
+
+
 def _objects(pictures: Tensor) -> Tensor:
     """1 where a picture (B, 3, H, W) shows something else than its background, its median colour; (B, 1, H, W)."""
     ground = pictures.flatten(2).median(dim=2).values[..., None, None]
     return ((pictures - ground).abs().amax(1, keepdim=True) > VISIBLE).float()
-
-
-def _read(home: Path, names: Sequence[str]) -> NDArray[np.uint8]:
-    return np.stack([np.asarray(open_image(home / name).convert("RGB")) for name in names])
 
 
 def instruct_losses(
