@@ -12,21 +12,23 @@ from pydiff.images import write_png
 from pydiff.weights import write_json
 
 
-def scene(colour: str) -> Scene:
-    return Scene((Group(1, colour, "circle"),), None, "on the left", "white", True)
+def scene(colour: str, shape: str) -> Scene:
+    return Scene((Group(1, colour, shape),), None, "on the left", "white", True)
 
 
 def draw_pairs(folder: Path, size: int) -> None:
-    """Two pairs: a red circle at the left, which becomes green, or black."""
+    """Three pairs: a red circle at the left, which becomes green, or black, or a square."""
     folder.mkdir(exist_ok=True)
-    things = place_things(scene("red"), np.random.default_rng(0))
+    source = scene("red", "circle")
+    things = place_things(source, np.random.default_rng(0))
     said = []
-    for index, colour in enumerate(("green", "black")):
+    for index, (colour, shape) in enumerate((("green", "circle"), ("black", "circle"), ("red", "square"))):
         names = {"source": f"{index}-source.png", "target": f"{index}-target.png"}
-        for name, shown in (("source", "red"), ("target", colour)):
-            recoloured = tuple(thing._replace(colour=shown) for thing in things)
-            write_png(folder / names[name], Image.fromarray(draw(scene(shown), recoloured, size)), None)
-        told = {"instruction": f"make it {colour}", "back": f"make the {colour} circle red"}
-        change = {"before": scene("red"), "after": scene(colour), "changed": 0}
-        said.append({**names, **told, "change": change})
+        target = scene(colour, shape)
+        for name, shown in (("source", source), ("target", target)):
+            group = shown.groups[0]
+            changed = tuple(thing._replace(colour=group.colour, shape=group.shape) for thing in things)
+            write_png(folder / names[name], Image.fromarray(draw(shown, changed, size)), None)
+        told = {"captions": ["a red circle", f"a {colour} {shape}"], "seed": 0}
+        said.append({**names, **told, "change": {"before": source, "after": target, "changed": 0}})
     write_json(folder / "000000.json", {"pairs": said})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from pydiff.embedded.objective import draw_times, shifted_alphas
 from pydiff.nn.cond import Cond
 from tests.embedded.pairs_folder import draw_pairs
 
-SIZE = 32
+SIZE = 64  # at which the reader reads
+HUES = {"red": (True, False), "green": (False, True), "black": (False, False)}  # whether red, and green, is above 0
 
 
 @pytest.fixture(scope="module")
@@ -31,17 +33,34 @@ def lessons(home: Path, batch: int = 400) -> Lessons:
 
 
 def test_pairs_go_both_ways_and_are_mirrored(home: Path) -> None:
-    batch = lessons(home)
-    assert set(batch.instructions) == {
-        "", "make it green", "make it black", "make the green circle red", "make the black circle red"
-    }  # fmt: skip
-    reds = (batch.after[:, 0] > 0.5) & (batch.after[:, 1] < 0)  # the circle of what is red afterwards
-    for row, words in enumerate(batch.instructions):
-        if words:
-            assert bool(reds[row].any()) == words.endswith("red")
+    batch, asked = lessons(home), set()
+    for words, before, after in zip(batch.instructions, batch.before, batch.after, strict=True):
+        named = [word for word in words.split() if word in HUES]
+        if words and before.any():
+            asked.add((_hue(before), _hue(after)))
+            assert named[-1:] in ([], [_hue(after)])
+            assert named[:-1] in ([], [_hue(before)])
+    assert set(itertools.permutations(HUES, 2)) < asked  # green and black are of one picture
+    assert len(set(batch.instructions)) > 30  # worded anew each time
     columns = (batch.after.amin(1) < 0).any(1).float()  # (B, W) where the circle is
     left = columns[:, : SIZE // 2].sum(1) > columns[:, SIZE // 2 :].sum(1)
     assert 0.4 < left.float().mean() < 0.6
+
+
+def _hue(picture: Tensor) -> str:
+    """The colour of the circle in a picture (3, H, W): of its darkest channel's pixels."""
+    row, column = divmod(int(picture.amin(0).argmin()), SIZE)
+    red, green, _ = (picture[:, row, column] > 0).tolist()
+    return next(name for name, hue in HUES.items() if hue == (red, green))
+
+
+def test_kinds_come_equally_often(home: Path) -> None:
+    pairs, shares = Pairs(home), Counter[tuple[bool, ...]]()
+    for share, (_, _, change) in zip(pairs.shares, pairs.pairs, strict=True):
+        old, new = change.before.groups[0], change.after.groups[0]
+        shares[old.colour != new.colour, old.shape != new.shape] += share
+    assert len(pairs.pairs) == 6  # three of the source picture, and three of its targets
+    assert list(shares.values()) == pytest.approx([1 / 3] * 3)
 
 
 def test_a_share_is_dropped(home: Path) -> None:
