@@ -25,6 +25,7 @@ SOURCES = [
     "csrc/cpu/attention_pairs.cpp",
     "csrc/cpu/attention_plan.cpp",
     "csrc/cpu/attention_tile.cpp",
+    "csrc/cpu/generator.cpp",
     "csrc/cpu/group_norm_silu.cpp",
     "csrc/cpu/guided_step.cpp",
     "csrc/cpu/threshold.cpp",

@@ -23,7 +23,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.measure import Table, Times, interleaved, machine, write_json
-from pydiff.ops import attention, attention_reference, attention_triton, edited_attention, edited_attention_reference
+from pydiff.ops import attention_triton
+from pydiff.ops.attention import attention, attention_reference, edited_attention, edited_attention_reference
 
 BACKENDS = {
     "flash": SDPBackend.FLASH_ATTENTION,

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pydiff.arrays import like
 from pydiff.diffusion.edits import EditTable
 
 
@@ -31,8 +32,8 @@ class Maps:
         words, pixels = own[..., :text], own[..., text:]
         borrows = row.self_source is not None and maps.shape[2] <= self.table.self_max_pixels
         if text and row.borrows:
-            moved = torch.einsum("bhni,bij->bhnj", source[..., :text], row.transfer.to(maps))
-            edited = moved + words * row.keep.to(maps)[:, None, None]
+            moved = torch.einsum("bhni,bij->bhnj", source[..., :text], like(row.transfer, maps))
+            edited = moved + words * like(row.keep, maps)[:, None, None]
             if pixels.shape[-1] and self.pixels == "rescale" and not borrows:
                 pixels = pixels * (1 - edited.sum(-1, keepdim=True)) / pixels.sum(-1, keepdim=True)
             words = torch.cat([own[:1, ..., :text], edited[1:]])

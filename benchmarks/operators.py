@@ -19,17 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.measure import Table, machine, write_json
-from pydiff.ops import (
-    Step,
-    Threshold,
-    attention,
-    attention_reference,
-    edited_attention,
-    edited_attention_reference,
-    group_norm_silu,
-    guided_step,
-    native,
-)
+from pydiff.ops import Step, Threshold, guided_step, native
+from pydiff.ops.attention import attention, attention_reference, edited_attention, edited_attention_reference
+from pydiff.ops.group_norm_silu import group_norm_silu
 
 STEP = Step(alpha=0.8, sigma=0.6, c_x=0.4, c_denoised=0.5, c_noise=0.1)
 SCALE, PERCENTILE, MAX_VALUE = 7.0, 0.95, 1.5

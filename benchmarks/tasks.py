@@ -47,7 +47,8 @@ def make_pydiff() -> Maker:
     return make
 
 
-def make_diffusers() -> Maker:
+def make_diffusers(compiled: bool = False) -> Maker:
+    """compiled: its networks by torch.compile."""
     from diffusers import IFPipeline, IFSuperResolutionPipeline
 
     warnings.simplefilter("ignore")
@@ -56,6 +57,8 @@ def make_diffusers() -> Maker:
     larger = [IFSuperResolutionPipeline.from_pretrained(WEIGHTS / name) for name in EMBEDDED[1:]]
     for pipeline in (base, *larger):
         pipeline.set_progress_bar_config(disable=True)
+        if compiled:
+            pipeline.unet.compile()
 
     def options(index: int) -> dict[str, Any]:
         values = pipe.cascade.stages[index].defaults._asdict()

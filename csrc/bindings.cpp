@@ -102,6 +102,11 @@ static float dynamic_range(uintptr_t values, int64_t n, double percentile, doubl
     return pydiff::dynamic_range(in(values), n, percentile, static_cast<float>(max_value), threads);
 }
 
+static void normal(pydiff::Generator& generator, uintptr_t result, int64_t n, bool wide) {
+    const py::gil_scoped_release released;
+    wide ? generator.normal(reinterpret_cast<double*>(result), n) : generator.normal(out(result), n);
+}
+
 // The instruction set that the CPU kernels run with on this machine; "" when it has no fused multiply-add.
 static const char* simd() {
 #if defined(PYDIFF_HAS_CLONES)
@@ -122,6 +127,7 @@ PYBIND11_MODULE(_C, m) {
     m.def("attention", &attention);
 #endif
     m.def("dynamic_range", &dynamic_range);
+    py::class_<pydiff::Generator>(m, "Generator", py::module_local()).def(py::init<uint64_t>()).def("normal", &normal);
     m.def("simd", &simd);
     m.attr("max_branches") = pydiff::kMaxBranches;
 #ifdef _OPENMP

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
+TORCH = "pydiff-engine[torch]"
 TRANSFORMERS = "transformers>=5.6,<6"  # where all tokenizers are the tokenizers library's
 
 

@@ -11,7 +11,6 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import array_api_compat
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,6 +22,10 @@ Array: TypeAlias = "Tensor"  # what both kinds share is checked as torch's
 
 def namespace(*arrays: Any) -> Any:
     """The functions of the array API standard for arrays of one kind: concat, stack, where, clip, permute_dims, ..."""
+    if not any(map(is_torch, arrays)):
+        return np  # which has them itself, from 2.0 on
+    import array_api_compat
+
     return array_api_compat.array_namespace(*(one for one in arrays if one is not None))
 
 
@@ -39,7 +42,7 @@ def is_array(value: Any) -> bool:
 
 def is_floating(x: Any) -> bool:
     """Whether an array holds floats."""
-    return x.is_floating_point() if is_torch(x) else x.dtype.kind == "f"
+    return x.dtype.kind == "f" if isinstance(x, np.ndarray) else x.is_floating_point()
 
 
 def wide(x: Array) -> Array:
@@ -57,7 +60,7 @@ def cast(x: Array, dtype: Any) -> Array:
 def placed(value: Any, x: Array) -> Array:
     """A value (an array of either kind, numbers, nested lists of them) as an array of x's kind, where x is."""
     if not is_torch(x):
-        return np.asarray(value)  # type: ignore[return-value]
+        return on_host(value)  # type: ignore[return-value]
     torch = sys.modules["torch"]
     if isinstance(value, np.ndarray) and not value.flags.writeable:
         value = value.copy()
@@ -70,17 +73,22 @@ def like(value: Any, x: Array) -> Array:
     return cast(placed(value, x), x.dtype)
 
 
+def hosted(value: Any, x: Array) -> Array:
+    """A value as an array of x's kind, on the host."""
+    return placed(value, sys.modules["torch"].empty(0)) if is_torch(x) else on_host(value)  # type: ignore[return-value]
+
+
 def on_host(x: Any) -> NDArray[Any]:
     """A NumPy array of either kind's values; bfloat16, which NumPy lacks, becomes float32."""
     if not is_torch(x):
         return np.asarray(x)
     x = x.detach().cpu()
-    return (x.float() if str(x.dtype) == "torch.bfloat16" else x).numpy()  # type: ignore[no-any-return]
+    return (x.float() if str(x.dtype) == "torch.bfloat16" else x).numpy()
 
 
 def expand(x: Array, rows: int) -> Array:
     """(1 or B, ...) as `rows` rows, of the same memory where it was one."""
-    return namespace(x).broadcast_to(x, (rows, *x.shape[1:]))  # type: ignore[no-any-return]
+    return namespace(x).broadcast_to(x, (rows, *x.shape[1:]))
 
 
 def inference() -> AbstractContextManager[Any]:

@@ -11,9 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
-
+from pydiff.arrays import Array, cast, inference, namespace
 from pydiff.diffusion import loop
 from pydiff.diffusion.config import SamplerConfig
 from pydiff.diffusion.guidance import Guidance
@@ -22,10 +20,8 @@ from pydiff.diffusion.noise import Noise
 from pydiff.diffusion.rows import StepTable
 from pydiff.diffusion.windows import Windows
 from pydiff.heat import HeatMaps
-from pydiff.models.autoencoder import Autoencoder
-from pydiff.models.unet import UNet
-from pydiff.models.unet2d import UNet2D
-from pydiff.nn.cond import Cond, Prepared, together
+from pydiff.networks import Codec, Denoiser, laid_out
+from pydiff.nn.cond import Cond, together
 from pydiff.nn.edit import AttentionEdit, Layers
 from pydiff.ops.guided_step import Threshold
 from pydiff.text.encoders import TextEncoder
@@ -59,16 +55,16 @@ class Stage:
     last: the network of the last step, where that is another one.
     """
 
-    unet: UNet | UNet2D
+    unet: Denoiser
     sampling: SamplerConfig
     size: tuple[int, int]
     defaults: StageDefaults
     kind: str = PLAIN
-    codec: Autoencoder | None = None
+    codec: Codec | None = None
     noising: NoiseSchedule | None = None
     text: TextEncoder | None = None
     traits: Mapping[str, Any] = field(default_factory=dict)
-    last: UNet2D | None = None
+    last: Denoiser | None = None
 
     @property
     def factor(self) -> int:
@@ -128,18 +124,18 @@ class StagePlan(NamedTuple):
         """Whether there are branches of other conditionings than branch 0."""
         return len(self.guidance.weights[0]) - (self.perturbed is not None) > 1
 
-    def decoded(self, x: Tensor) -> Tensor:
+    def decoded(self, x: Array) -> Array:
         """Pictures (B, 3, H, W) in about [-1, 1] of the walk's x."""
         codec = self.stage.codec
         if codec is None:
             return x
-        return codec.decode(codec.unscaled(x.to(codec.dtype)), **self.coding).to(x.dtype)
+        return cast(codec.decode(codec.unscaled(cast(x, codec.like.dtype)), **self.coding), x.dtype)
 
-    def encoded(self, pictures: Tensor, noise: Tensor | None = None) -> Tensor:
+    def encoded(self, pictures: Array, noise: Array | None = None) -> Array:
         """Latents of pictures (B, 3, H, W), not scaled: their posterior's mean, or a draw from it with noise."""
         codec = self.stage.codec
         assert codec is not None
-        return codec.encode(pictures.to(codec.dtype), noise, **self.coding).to(pictures.dtype)
+        return cast(codec.encode(cast(pictures, codec.like.dtype), noise, **self.coding), pictures.dtype)
 
 
 Edits = Callable[[int, tuple[int, ...]], AttentionEdit | None]  # (noise level, branches) -> of all their rows
@@ -150,8 +146,8 @@ class Branch(NamedTuple):
     conditioning's text, one (B, T, D) per noise level, where that varies."""
 
     cond: Cond
-    beside: Tensor | None = None
-    texts: Sequence[Tensor] | None = None
+    beside: Array | None = None
+    texts: Sequence[Array] | None = None
 
     def at(self, level: int) -> Cond:
         return self.cond if self.texts is None else self.cond._replace(text=self.texts[level])
@@ -164,15 +160,15 @@ class Start(NamedTuple):
     after the other. heat: where what a caller asked for is captured. finish: what is done to the stage's picture
     (B, 3, H, W) at its end. gradient: that of classifier guidance."""
 
-    x: Tensor
+    x: Array
     noise: Noise
     branches: Sequence[Branch]
-    adjust: Callable[[loop.State], Tensor] | None = None
+    adjust: Callable[[loop.State], Array] | None = None
     ended: Callable[[], bool] = lambda: False
     edit: Edits | None = None
     heat: HeatMaps | None = None
     known: loop.Known | None = None
-    finish: Callable[[Tensor], Tensor] | None = None
+    finish: Callable[[Array], Array] | None = None
     gradient: loop.Gradient | None = None
 
 
@@ -180,7 +176,7 @@ class Leg(NamedTuple):
     """One stage of a run; begin turns the picture of the stage before (None for the first) into its Start."""
 
     plan: StagePlan
-    begin: Callable[[Tensor | None], Start]
+    begin: Callable[[Array | None], Start]
 
 
 class State(NamedTuple):
@@ -194,10 +190,10 @@ class State(NamedTuple):
     step: int
     steps: int
     t: float
-    x: Tensor
-    denoised: Tensor
+    x: Array
+    denoised: Array
     seconds: float
-    picture: Tensor | None = None
+    picture: Array | None = None
     heat: HeatMaps | None = None
 
     @property
@@ -211,12 +207,13 @@ class State(NamedTuple):
 
 def run(legs: Sequence[Leg], *, decode: bool = True) -> Iterator[State]:
     """Walk the legs, each from the picture of the one before. Without decode, the last one's latents stay latents."""
-    before: Tensor | None = None
+    before: Array | None = None
     heat: HeatMaps | None = None
     for index, leg in enumerate(legs):
-        picture: Tensor | None = None
+        picture: Array | None = None
         last = index == len(legs) - 1
-        for state in _walk(index, len(legs), leg, before, decode or not last):
+        walk = _walk(index, len(legs), leg, before, decode or not last)
+        while (state := _next(walk)) is not None:
             heat = heat if state.heat is None else state.heat
             yield state._replace(heat=heat)
             picture = state.picture
@@ -225,8 +222,13 @@ def run(legs: Sequence[Leg], *, decode: bool = True) -> Iterator[State]:
         before = picture
 
 
-@torch.inference_mode()
-def _walk(index: int, stages: int, leg: Leg, before: Tensor | None, decode: bool) -> Iterator[State]:
+def _next(walk: Iterator[State]) -> State | None:
+    """The state after the next step, which is taken without gradients; None after the last."""
+    with inference():
+        return next(walk, None)
+
+
+def _walk(index: int, stages: int, leg: Leg, before: Array | None, decode: bool) -> Iterator[State]:
     plan, start = leg.plan, leg.begin(before)
     walk = loop.sample(
         Network(plan, start),
@@ -262,17 +264,17 @@ class Network:
         self.stage, self.start, self.windows = plan.stage, start, plan.windows
         self.last_t = plan.table.rows[-1].t
         self.levels = {row.t: row.level for row in plan.table.rows if row.evaluate}
-        self.prepared: dict[tuple[Any, ...], list[tuple[slice, Prepared]]] = {}
+        self.prepared: dict[tuple[Any, ...], list[tuple[slice, Any]]] = {}
 
-    def __call__(self, x: Tensor, t: float, branches: tuple[int, ...]) -> Tensor:
+    def __call__(self, x: Array, t: float, branches: tuple[int, ...]) -> Array:
         unet = self.stage.unet if self.stage.last is None or t != self.last_t else self.stage.last
         active = [self.start.branches[branch] for branch in branches]
-        rows = [x if branch.beside is None else torch.cat([x, branch.beside], dim=1) for branch in active]
+        xp = namespace(x)
+        rows = [x if branch.beside is None else xp.concat([x, branch.beside], axis=1) for branch in active]
         if self.windows is not None:
             rows = [self.windows.split(row) for row in rows]
-        given = torch.cat(rows)  # (R B, C, h, w), branch by branch; in each window by window
-        given = given.contiguous(memory_format=torch.channels_last)  # the layout that convolutions are fastest in
-        time = torch.full((), t, device=x.device)
+        given = laid_out(xp.concat(rows))  # (R B, C, h, w), branch by branch; in each window by window
+        time = xp.full((), t, dtype=xp.float32, device=x.device)
         level = self.levels[t]
         edit = None if self.start.edit is None else self.start.edit(level, branches)
         varies = any(branch.texts is not None for branch in active)
@@ -283,15 +285,13 @@ class Network:
             cond = together([branch.at(level).repeated(each) for branch in active])
             self.prepared = {**kept, key: list(self._prepare(unet, cond, given, edit))}
         conds = self.prepared[key]
-        if edit is not None:
-            conds = [(rows, cond._replace(edit=edit)) for rows, cond in conds]
-        parts = [unet(given[rows], time, cond) for rows, cond in conds]
-        made = torch.cat(parts).unflatten(0, (len(branches), -1))
+        parts = [unet(given[rows], time, cond if edit is None else cond._replace(edit=edit)) for rows, cond in conds]
+        made = xp.concat(parts).reshape((len(branches), -1, *parts[0].shape[1:]))
         return made if self.windows is None else self.windows.merged(made)
 
     def _prepare(
-        self, unet: UNet | UNet2D, cond: Cond, given: Tensor, edit: AttentionEdit | None
-    ) -> Iterator[tuple[slice, Prepared]]:
+        self, unet: Denoiser, cond: Cond, given: Array, edit: AttentionEdit | None
+    ) -> Iterator[tuple[slice, Any]]:
         """The conditioning of each network call: as many rows as fit, at least one; all of them where rows borrow."""
         widest = unet.config.block_out_channels[0] * given.shape[-1] * given.shape[-2]
         each = max(1, ELEMENTS_PER_CALL // widest) if edit is None else len(given)

@@ -13,19 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pydiff.ops import (
-    Paste,
-    Step,
-    Threshold,
-    attention_triton,
-    edited_attention,
-    edited_attention_reference,
-    group_norm_silu,
-    group_norm_silu_reference,
-    guided_step,
-    guided_step_reference,
-    native,
-)
+from pydiff.ops import Paste, Step, Threshold, attention_triton, guided_step, guided_step_reference, native
+from pydiff.ops.attention import edited_attention, edited_attention_reference
+from pydiff.ops.group_norm_silu import group_norm_silu, group_norm_silu_reference
 
 PACKAGES = ("pydiff-engine", "torch", "numpy", "pillow", "safetensors", "tokenizers", "tqdm")
 OPTIONAL = {  # package: what is missing without it

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
+from pydiff.arrays import cast, hosted, namespace, on_host
 from pydiff.heat_pictures import FRAME_SECONDS, overlay, strip, write_animation
 from pydiff.nn.edit import Heat
+from pydiff.ops.resize import resize
 from pydiff.text.spans import Phrase, named
 
 
@@ -113,32 +112,32 @@ class HeatMaps(Mapping[Phrase, NDArray[np.float32]]):
             raise UncapturedWordError(f"{what} was not captured; captured are {known}: name it in capture=[...]")
         return words.index(word)
 
-    def _maps(self, word: Phrase, heats: Sequence[Heat] | None = None) -> Tensor:
-        """(B, heads or 1, H, W) float64: the mean over layers and steps."""
+    def _maps(self, word: Phrase, heats: Sequence[Heat] | None = None) -> NDArray[np.float64]:
+        """(B, heads or 1, H, W): the mean over layers and steps."""
         captured, column = self._captured, self._column(word)
         size, count = captured.sizes[max(captured.sizes)], 0
-        total = torch.zeros(captured.rows, captured.heads or 1, *size, dtype=torch.float64)
+        total = np.zeros((captured.rows, captured.heads or 1, *size))
         for heat in captured.heats if heats is None else heats:
             for pixels, sums in list(heat.sums.items()):
-                own = sums[: captured.rows, ..., column].cpu().double()
-                own = own.reshape(*total.shape[:2], *captured.sizes[pixels])
-                total += own if own.shape == total.shape else F.interpolate(own, size=size, mode="bilinear")
+                own = hosted(sums[: captured.rows, ..., column], sums)
+                own = cast(own, namespace(own).float64).reshape((*total.shape[:2], *captured.sizes[pixels]))
+                total += on_host(own if own.shape == total.shape else resize(own, size, mode="bilinear"))
                 count += heat.counts[pixels]
         return total / max(count, 1)
 
-    def _steps(self, word: Phrase) -> Tensor:
+    def _steps(self, word: Phrase) -> NDArray[np.float64]:
         """(S, B, heads or 1, H, W): the mean over the layers of each step."""
         if not self._captured.every_step:
             raise ValueError("the maps of every step were not kept; generate with heat_every_step=True")
         maps = [self._maps(word, [heat]) for heat in self._captured.heats if heat.sums]
-        return torch.stack(maps or [self._maps(word)])
+        return np.stack(maps or [self._maps(word)])
 
-    def _shaped(self, maps: Tensor) -> NDArray[np.float32]:
+    def _shaped(self, maps: NDArray[np.float64]) -> NDArray[np.float32]:
         """Without the axes of one head and of one picture."""
         maps = maps if self._captured.heads is not None else maps.squeeze(-3)
         if self._captured.rows == 1:
             maps = maps.squeeze(-3 if self._captured.heads is None else -4)
-        return maps.float().numpy()
+        return maps.astype(np.float32)
 
     def _picture(self, index: Any) -> Image.Image:
         if not self._pictures:
@@ -151,17 +150,16 @@ class HeatMaps(Mapping[Phrase, NDArray[np.float32]]):
         return self._pictures[index]
 
 
-def _unit(maps: Tensor) -> Tensor:
+def _unit(maps: NDArray[np.float64]) -> NDArray[np.float64]:
     """Maps (..., B, heads, H, W) in [0, 1], beside the largest value of each picture; what is negative is 0."""
-    others = [axis for axis in range(maps.ndim) if axis != maps.ndim - 4]
-    most = maps.amax(others, keepdim=True)
-    return (maps / most.where(most > 0, 1)).clamp(min=0)
+    others = tuple(axis for axis in range(maps.ndim) if axis != maps.ndim - 4)
+    most = maps.max(axis=others, keepdims=True)
+    return (maps / np.where(most > 0, most, 1)).clip(min=0)
 
 
-def _flat(maps: Tensor, index: int) -> NDArray[np.float32]:
+def _flat(maps: NDArray[np.float64], index: int) -> NDArray[np.float32]:
     """Maps (..., B, heads, H, W) as heat (..., H, W) of one picture, its heads averaged."""
-    heat: NDArray[np.float32] = _unit(maps.mean(-3, keepdim=True))[..., index, 0, :, :].float().numpy()
-    return heat
+    return _unit(maps.mean(-3, keepdims=True))[..., index, 0, :, :].astype(np.float32)
 
 
 def _caption(word: Phrase) -> str:

@@ -1,4 +1,4 @@
-"""Pictures in and out: tensors, PIL and NumPy, contact sheets, and PNG files that say how they were made."""
+"""Pictures in and out: arrays and PIL, contact sheets, and PNG files that say how they were made."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin, UnidentifiedImageError
-from torch import Tensor
 
+from pydiff._optional import TORCH, optional
+from pydiff.arrays import Array, cast, is_array, is_torch, namespace, on_host
 from pydiff.weights.files import parse_json, write_whole
 
+Given: TypeAlias = "Array | NDArray[Any]"
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 1 << 26
@@ -31,28 +32,44 @@ UNREADABLE = (
 )
 
 
-def to_unit(x: Tensor) -> Tensor:
-    """Pictures (B, 3, H, W) from [-1, 1] to [0, 1], clipped."""
-    return (x.float() / 2 + 0.5).clamp(0, 1)
+def to_unit(x: Given) -> Array:
+    """Pictures (B, 3, H, W) from [-1, 1] to [0, 1], clipped, in float32."""
+    unit: Array = cast(x, namespace(x).float32) / 2 + 0.5  # type: ignore[arg-type]
+    return unit.clip(0, 1)
 
 
-def to_pil(x: Tensor) -> list[Image.Image]:
+def to_pil(x: Given) -> list[Image.Image]:
     """Pictures (B, 3, H, W) in [-1, 1], rounded to 8 bits as diffusers rounds."""
-    values = (to_unit(x).permute(0, 2, 3, 1).cpu().numpy() * 255).round().astype(np.uint8)
+    values = (_channels_last(to_unit(x)) * 255).round().astype(np.uint8)
     return [Image.fromarray(picture) for picture in values]
 
 
-def to_output(x: Tensor, output_type: str) -> Any:
-    """pil: list of PIL pictures; np: (B, H, W, 3) float32 in [0, 1]; pt: (B, 3, H, W) float32 in [0, 1]; latent: x."""
+def check_output_type(output_type: str) -> None:
+    """Raise ValueError for none of OUTPUT_TYPES, and for torch tensors where there is no torch."""
+    if output_type not in OUTPUT_TYPES:
+        raise ValueError(f"output_type is {output_type!r}; expected one of {', '.join(OUTPUT_TYPES)}")
+    if output_type == "pt":
+        optional("torch", TORCH, "output_type 'pt'")
+
+
+def to_output(x: Array, output_type: str) -> Any:
+    """pil: list of PIL pictures; np: (B, H, W, 3) float32 in [0, 1]; pt: a torch tensor (B, 3, H, W) float32 in [0, 1];
+    latent: x."""
     if output_type == "pil":
         return to_pil(x)
     if output_type == "latent":
-        return x.clone()  # an ordinary tensor, not one of inference mode
+        return namespace(x).asarray(x, copy=True)  # an ordinary tensor, not one of inference mode
     unit = to_unit(x)
-    return unit if output_type == "pt" else unit.permute(0, 2, 3, 1).cpu().numpy()
+    if output_type == "np":
+        return _channels_last(unit)
+    return unit if is_torch(unit) else optional("torch", TORCH, "output_type 'pt'").from_numpy(unit)
 
 
-def from_user(image: Image.Image | NDArray[Any] | Tensor | str | Path, what: str = "image") -> Tensor:
+def _channels_last(x: Array) -> NDArray[Any]:
+    return on_host(x).transpose(0, 2, 3, 1)
+
+
+def from_user(image: Image.Image | Array | NDArray[Any] | str | Path, what: str = "image") -> NDArray[np.float32]:
     """One picture as (1, 3, H, W) in [-1, 1].
 
     PIL pictures and files of any mode (alpha is laid over white, EXIF rotation applied); NumPy (H, W, 3) and tensors
@@ -62,25 +79,17 @@ def from_user(image: Image.Image | NDArray[Any] | Tensor | str | Path, what: str
         image = open_image(Path(image))
     if isinstance(image, Image.Image):
         image = np.asarray(_plain(image, what))
-    if isinstance(image, np.ndarray) and image.dtype.kind in "buif":
-        given = torch.from_numpy(image.astype(np.uint8 if image.dtype == np.uint8 else np.float32))
-        tensor = given.permute(2, 0, 1) if given.ndim == 3 else given
-    elif isinstance(image, Tensor) and not image.is_complex():
-        given = image.detach().cpu()
-        tensor = given[0] if given.ndim == 4 and len(given) == 1 else given
-    else:
-        raise ValueError(
-            f"{what} is a {type(image).__name__}; expected a PIL picture, a path, or numbers in an array or a tensor"
-        )
-    if tensor.ndim != 3 or tensor.shape[0] != 3 or tensor.numel() == 0:
+    values = _numbers(image, what)
+    if is_torch(image):
+        values = values[0] if values.ndim == 4 and len(values) == 1 else values
+    elif values.ndim == 3:
+        values = values.transpose(2, 0, 1)
+    if values.ndim != 3 or values.shape[0] != 3 or values.size == 0:
         raise ValueError(f"{what} has shape {tuple(image.shape)}; expected one RGB picture, (H, W, 3) or (3, H, W)")
-    tensor = tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor.float()
-    if not (tensor.isfinite().all() and tensor.min() >= 0 and tensor.max() <= 1):
-        raise ValueError(f"{what} has values outside [0, 1]; scale it to floats in [0, 1], or give uint8")
-    return tensor[None] * 2 - 1
+    return _in_range(values, what, "scale it to floats in [0, 1], or give uint8")[None] * 2 - 1
 
 
-def pictures_from_user(images: Any) -> Tensor:
+def pictures_from_user(images: Any) -> NDArray[np.float32]:
     """One picture, or a list of pictures of one size, as (B, 3, H, W) in [-1, 1]; see `from_user`."""
     if not isinstance(images, (list, tuple)):
         return from_user(images)
@@ -88,10 +97,10 @@ def pictures_from_user(images: Any) -> Tensor:
     sizes = {f"{one.shape[3]}x{one.shape[2]}" for one in made}
     if len(sizes) != 1:
         raise ValueError(f"the pictures given together are {', '.join(sorted(sizes)) or 'none'}; expected one size")
-    return torch.cat(made)
+    return np.concatenate(made)
 
 
-def mask_from_user(mask: Any, size: tuple[int, int], *, soft: bool = False) -> Tensor:
+def mask_from_user(mask: Any, size: tuple[int, int], *, soft: bool = False) -> NDArray[np.float32]:
     """A mask as (1, 1, H, W) of zeros and ones, 1 where it is at least half white: white is repainted, black is kept.
     soft: its values as they are, in [0, 1].
 
@@ -102,18 +111,31 @@ def mask_from_user(mask: Any, size: tuple[int, int], *, soft: bool = False) -> T
         mask = open_image(Path(mask))
     if isinstance(mask, Image.Image):
         mask = np.asarray(_plain(mask, "mask").convert("L"))
-    given = torch.from_numpy(mask.copy()) if isinstance(mask, np.ndarray) and mask.dtype.kind in "buif" else mask
-    if not isinstance(given, Tensor) or given.is_complex():
+    given = _numbers(mask, "mask")
+    if given.shape not in (size, (1, *size), (1, 1, *size)):
+        raise ValueError(f"mask has shape {given.shape}; expected the picture's height and width {size}")
+    values = _in_range(given.reshape(1, 1, *size), "mask", "give bools, uint8 or floats in [0, 1]")
+    return values if soft else (values >= 0.5).astype(np.float32)
+
+
+def _numbers(given: Any, what: str) -> NDArray[Any]:
+    """A caller's array of either kind. Raises ValueError for what is none, and for one that holds no real numbers."""
+    values = on_host(given) if is_array(given) else None
+    if values is None or values.dtype.kind not in "buif":
         raise ValueError(
-            f"mask is a {type(mask).__name__}; expected a PIL picture, a path, or numbers in an array or a tensor"
+            f"{what} is a {type(given).__name__}; expected a PIL picture, a path, or numbers in an array or a tensor"
         )
-    if tuple(given.shape) not in (size, (1, *size), (1, 1, *size)):
-        raise ValueError(f"mask has shape {tuple(given.shape)}; expected the picture's height and width {size}")
-    values = given.detach().cpu().reshape(1, 1, *size)
-    values = values.float() / 255 if values.dtype == torch.uint8 else values.float()
-    if not (values.isfinite().all() and values.min() >= 0 and values.max() <= 1):
-        raise ValueError("mask has values outside [0, 1]; give bools, uint8 or floats in [0, 1]")
-    return values if soft else (values >= 0.5).float()
+    return values
+
+
+def _in_range(values: NDArray[Any], what: str, hint: str) -> NDArray[np.float32]:
+    """A copy in float32, of uint8 in shares of 255. Raises ValueError for values outside [0, 1]."""
+    scaled = values.astype(np.float32)
+    if values.dtype == np.uint8:
+        scaled /= 255
+    if not (np.isfinite(scaled).all() and scaled.min() >= 0 and scaled.max() <= 1):
+        raise ValueError(f"{what} has values outside [0, 1]; {hint}")
+    return scaled
 
 
 def open_image(path: Path) -> Image.Image:

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from pydiff.cascade import EXAMPLE, Cascade, State
+from pydiff.images import check_output_type
 from pydiff.tasks.generate import upscale
 from pydiff.tasks.image_to_image import image_to_image
 from pydiff.tasks.inpaint import inpaint
 from pydiff.tasks.instruct import instruct
 from pydiff.tasks.outpaint import outpaint
 from pydiff.tasks.paint_by_example import paint_by_example
-from pydiff.tasks.plan import check_output_type
 from pydiff.tasks.request import make_call
 from pydiff.tasks.restore import restore
 from pydiff.tasks.run import Request, Result, finish

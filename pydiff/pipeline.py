@@ -6,24 +6,27 @@ import os
 from collections.abc import Generator as Iterates
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from pydiff.folders import open_cascade
+from pydiff._optional import TORCH, optional
+from pydiff.arrays import Array
+from pydiff.images import check_output_type
 from pydiff.picture_tasks import PictureTasks, Watch
+from pydiff.runtime.manifest import is_exported
 from pydiff.tasks.choices import Choice, choices
 from pydiff.tasks.edit import edit
 from pydiff.tasks.generate import generate
 from pydiff.tasks.invert import find, invert
 from pydiff.tasks.inverted import Inverted
-from pydiff.tasks.layers import attention_layers
-from pydiff.tasks.plan import check_output_type
 from pydiff.tasks.reconstruct import check_no_sides, edit_inverted, reconstruct
 from pydiff.tasks.request import make_call
 from pydiff.tasks.run import Preview, Result, finish, previews
 from pydiff.tasks.words import Prompt
+
+if TYPE_CHECKING:
+    import torch
+
+    from pydiff.cascade import Cascade
 
 EMBEDDED = ("base", "super_256", "super_1024")
 EMBEDDED_NAME = "pydiff-embedded"  # in settings
@@ -33,37 +36,88 @@ SHIPPED = {  # folders of the models that pydiff carries
     "pydiff-instruct": ("instruct", *EMBEDDED[1:]),
 }
 Model = str | os.PathLike[str]
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def load(
     model: Model | Sequence[Model] | None = None,
     *,
-    dtype: torch.dtype = torch.float32,
-    device: str | torch.device = "cpu",
+    dtype: torch.dtype | str | None = None,
+    device: str | torch.device | None = None,
     variant: str | None = None,
     tokenizer: Model | None = None,
     prediction_type: str | None = None,
+    provider: str | None = None,
 ) -> Pipeline:
     """Open a pipeline: the embedded cascade, a folder in the diffusers layout, one folder per stage (small first), a
-    single safetensors file of Stable Diffusion, or the id of a repository on the Hugging Face hub. "pydiff-palette"
-    and "pydiff-instruct" are the other models that pydiff carries, for `Pipeline.restore` and `Pipeline.instruct`;
-    "pydiff-embedded" is the cascade by its name.
+    single safetensors file of Stable Diffusion, the id of a repository on the Hugging Face hub, or a folder that
+    `pydiff export` wrote, which runs on ONNX Runtime without torch. "pydiff-palette" and "pydiff-instruct" are the
+    other models that pydiff carries, for `Pipeline.restore` and `Pipeline.instruct`; "pydiff-embedded" is the cascade
+    by its name. Where there is no torch, or a provider is given, those run exported too.
 
-    dtype: float32, bfloat16 or float16 of the networks. variant: "fp16" and the like, of the files to read. For a
-    single file, which holds neither: tokenizer, a folder with CLIP's (or of a pipeline with it), and prediction_type,
-    "epsilon" for Stable Diffusion 2 base. Nothing but a hub id is fetched, and no code of a checkpoint is run. Raises
-    ValueError, by name, for what is missing, corrupt, unsafe or of a kind that pydiff does not run.
+    dtype: float32 (the default), bfloat16 or float16 of the networks, torch's or the name. device: "cpu" unless said.
+    variant: "fp16" and the like, of the files to read. For a single file, which holds neither: tokenizer, a folder with
+    CLIP's (or of a pipeline with it), and prediction_type, "epsilon" for Stable Diffusion 2 base. An exported folder
+    takes none of these, and alone takes provider, what ONNX Runtime runs on: "cpu" unless said, "cuda" or "tensorrt".
+    Nothing but a hub id is fetched, and no code of a checkpoint is run. Raises ValueError, by name, for what is
+    missing, corrupt, unsafe or of a kind that pydiff does not run.
     """
     how: dict[str, Any] = {"dtype": dtype, "device": device, "variant": variant}
+    how |= {"tokenizer": tokenizer, "prediction_type": prediction_type}
     name = EMBEDDED_NAME if model is None else model
     if isinstance(name, str) and name in SHIPPED:
-        home = Path(__file__).parent / "embedded" / "weights"
-        return Pipeline(open_cascade([home / folder for folder in SHIPPED[name]], name=name, **how))
+        return Pipeline(_shipped(name, how, provider))
     paths = [model] if isinstance(model, (str, os.PathLike)) else model
     if not isinstance(paths, Sequence) or not paths or not all(isinstance(path, (str, os.PathLike)) for path in paths):
         raise ValueError(f"model is {model!r}; expected a folder, or a list of one folder per stage")
-    how |= {"tokenizer": tokenizer, "prediction_type": prediction_type}
-    return Pipeline(open_cascade(list(paths), name=" ".join(map(str, paths)), **how))
+    exported = [Path(path) for path in paths if is_exported(Path(path))]
+    if not exported:
+        return Pipeline(_from_weights(list(paths), " ".join(map(str, paths)), how, provider))
+    if len(paths) > 1:
+        raise ValueError(f"{exported[0]} is an exported folder, which holds all stages of its model; give it alone")
+    return Pipeline(_from_export(exported[0], how, provider))
+
+
+def _shipped(name: str, how: dict[str, Any], provider: str | None) -> Cascade:
+    """A model that pydiff carries: of its weights, or exported where a provider is given or there is no torch."""
+    if provider is not None or not _has_torch():
+        from pydiff.runtime.opening import shipped
+
+        folder = shipped(name)
+        if folder is not None:
+            return _from_export(folder, how, provider, name)
+    home = Path(__file__).parent / "embedded" / "weights"
+    return _from_weights([home / folder for folder in SHIPPED[name]], name, how, provider)
+
+
+def _has_torch() -> bool:
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def _from_export(folder: Path, how: dict[str, Any], provider: str | None, name: str | None = None) -> Cascade:
+    from pydiff.runtime.opening import open_exported
+
+    for option, value in how.items():
+        if value is not None:
+            raise ValueError(f"{option} is {value!r}, but {folder} is exported and says that itself; leave it out")
+    return open_exported(folder, provider, name)
+
+
+def _from_weights(models: Sequence[Model], name: str, how: dict[str, Any], provider: str | None) -> Cascade:
+    if provider is not None:
+        raise ValueError(f"provider is {provider!r}, but {name} is no exported folder; leave it out, or export that")
+    torch = optional("torch", TORCH, f"{name}, which is no folder that `pydiff export` wrote,")
+    from pydiff.folders import open_cascade
+
+    dtype, device = how["dtype"], how["device"]
+    if isinstance(dtype, str) and dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}, or torch's")
+    named = getattr(torch, dtype or "float32") if dtype is None or isinstance(dtype, str) else dtype
+    return open_cascade(models, name=name, **{**how, "dtype": named, "device": "cpu" if device is None else device})
 
 
 class Pipeline(PictureTasks):
@@ -88,7 +142,7 @@ class Pipeline(PictureTasks):
     def attention_layers(self) -> dict[str, str]:
         """The layers of attention of the first stage, by the names that options take (pag_layers, mutual_layers and
         others), and what each attends to: "pixels", "text", or "text and pixels" in one softmax."""
-        return attention_layers(self.cascade.stages[0].unet)
+        return dict(self.cascade.stages[0].unet.attention)
 
     def choices(self) -> list[Choice]:
         """What this model runs of every task, condition, algorithm, thresholding and sampling, and for all else the
@@ -102,7 +156,7 @@ class Pipeline(PictureTasks):
         size: int | None = None,
         height: int | None = None,
         width: int | None = None,
-        latents: Tensor | None = None,
+        latents: Array | None = None,
         cross_frame: bool = False,
         output_type: str = "pil",
         watch: Watch = None,
@@ -129,7 +183,7 @@ class Pipeline(PictureTasks):
         size: int | None = None,
         height: int | None = None,
         width: int | None = None,
-        latents: Tensor | None = None,
+        latents: Array | None = None,
         cross_frame: bool = False,
         **arguments: Any,
     ) -> Iterates[Preview, None, None]:
@@ -149,7 +203,7 @@ class Pipeline(PictureTasks):
         size: int | None = None,
         height: int | None = None,
         width: int | None = None,
-        latents: Tensor | None = None,
+        latents: Array | None = None,
         output_type: str = "pil",
         watch: Watch = None,
         **arguments: Any,

@@ -4,19 +4,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from pydiff.arrays import Array, inference, namespace, placed
 from pydiff.diffusion import loop
 from pydiff.diffusion.config import SamplerConfig
 from pydiff.diffusion.guidance import Guidance
 from pydiff.diffusion.noise import Noise
 from pydiff.diffusion.rows import StepTable
-from pydiff.models.prior import Prior, PriorText
-from pydiff.models.unclip import TextProjection
 from pydiff.text.encoders import Encoded
 from pydiff.vision import ImageEncoder
+
+if TYPE_CHECKING:
+    from pydiff.models.prior import Prior, PriorText
+    from pydiff.models.unclip import TextProjection
 
 
 @dataclass(frozen=True)
@@ -37,40 +38,40 @@ class PriorNetwork:
         self.prior, self.sides = prior, sides
         self.prepared: dict[tuple[int, ...], PriorText] = {}
 
-    def __call__(self, x: Tensor, t: float, branches: tuple[int, ...]) -> Tensor:
+    def __call__(self, x: Array, t: float, branches: tuple[int, ...]) -> Array:
         if branches not in self.prepared:
             self.prepared[branches] = self._prepare(branches)
-        rows = x.flatten(1).repeat(len(branches), 1)
-        time = torch.full((), t, device=x.device)
-        made = self.prior.predict(rows, time, self.prepared[branches])
-        return made.unflatten(0, (len(branches), -1))[..., None, None]
+        rows = namespace(x).concat([x[..., 0, 0]] * len(branches))
+        made = self.prior.predict(rows, placed(t, x), self.prepared[branches])
+        return made.reshape((len(branches), *x.shape))
 
     def _prepare(self, branches: tuple[int, ...]) -> PriorText:
         sides = [self.sides[branch] for branch in branches]
-        pooled = torch.cat([side.pooled for side in sides if side.pooled is not None])
-        masks = [side.mask for side in sides if side.mask is not None]
-        return self.prior.prepare(pooled, torch.cat([side.states for side in sides]), torch.cat(masks))
+        concat = namespace(sides[0].states).concat
+        pooled = concat([side.pooled for side in sides])
+        states, mask = concat([side.states for side in sides]), concat([side.mask for side in sides])
+        return self.prior.prepare(pooled, states, mask)
 
 
-@torch.inference_mode()
 def draw_embedding(
     unclip: UnCLIP, sides: tuple[Encoded, ...], table: StepTable, guidance: Guidance, noise: Noise
-) -> Tensor:
+) -> Array:
     """CLIP's embedding (B, P) of pictures that show the prompts; sides are the words of each branch of guidance."""
     assert unclip.prior is not None
     assert unclip.sampling is not None
     weight = unclip.prior.proj_in.weight
     shape = (unclip.prior.config.embedding_dim, 1, 1)
-    x = table.initial_scale * noise(shape, dtype=weight.dtype, device=weight.device)
-    walk = loop.sample(
-        PriorNetwork(unclip.prior, sides),
-        table,
-        guidance,
-        x=x,
-        noise=noise,
-        prediction_type=unclip.sampling.prediction_type,
-        threshold=unclip.sampling.threshold,
-    )
-    for state in walk:
-        x = state.x
-    return unclip.prior.unnormalised(x.flatten(1))
+    with inference():
+        x = table.initial_scale * noise(shape, like=weight)
+        walk = loop.sample(
+            PriorNetwork(unclip.prior, sides),
+            table,
+            guidance,
+            x=x,
+            noise=noise,
+            prediction_type=unclip.sampling.prediction_type,
+            threshold=unclip.sampling.threshold,
+        )
+        for state in walk:
+            x = state.x
+        return unclip.prior.unnormalised(x[..., 0, 0])

@@ -6,20 +6,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
 
+from pydiff.arrays import inference, like
 from pydiff.images import to_pil
-from pydiff.models.clip import vision_fields
-from pydiff.models.example import ExampleNetwork
+from pydiff.models.clip_config import vision_fields
 from pydiff.models.rules import COUNT, FACTOR, Rule, one_of
-from pydiff.weights import read_json
-from pydiff.weights.clip import load_clip_vision, load_example_network
-from pydiff.weights.files import inside, read_config
+from pydiff.weights.files import inside, read_config, read_json
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from pydiff.models.example import ExampleNetwork
 
 
 def _three(rule: Rule) -> Rule:
@@ -79,15 +82,15 @@ class Preprocessing:
             raise ValueError(f"crop_size is {crop!r}; expected at most the size, {fields['size']}")
         return cls(**fields)
 
-    def __call__(self, picture: Image.Image) -> Tensor:
+    def __call__(self, picture: Image.Image) -> NDArray[np.float32]:
         """An RGB picture, resized, cropped and normalised: (3, *crop)."""
         sides = [int(self.size * side / min(picture.size)) for side in picture.size]
         resized = np.asarray(picture.resize((sides[0], sides[1]), self.resample))
         top, left = ((side - wanted) // 2 for side, wanted in zip(resized.shape, self.crop, strict=False))
         cropped = resized[top : top + self.crop[0], left : left + self.crop[1]]
-        values = torch.from_numpy(cropped.astype(np.float64) * self.rescale_factor)
-        normal = (values - torch.tensor(self.image_mean)) / torch.tensor(self.image_std)
-        return normal.permute(2, 0, 1).float()
+        mean, std = (np.array(values, dtype=np.float32) for values in (self.image_mean, self.image_std))
+        normal = (cropped.astype(np.float64) * self.rescale_factor - mean) / std
+        return normal.transpose(2, 0, 1).astype(np.float32)
 
 
 class ImageEncoder:
@@ -109,11 +112,11 @@ class ImageEncoder:
     def seen(self, pictures: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [-1, 1], rounded to 8 bits, as CLIP reads them: (B, 3, S, S)."""
         weight = next(self.network.parameters())
-        return torch.stack([self.preprocessing(picture) for picture in to_pil(pictures)]).to(weight)
+        return like(np.stack([self.preprocessing(picture) for picture in to_pil(pictures)]), weight)
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Embeddings (B, P) of pictures (B, 3, H, W) in [-1, 1]."""
-        with torch.inference_mode():
+        with inference():
             return self.network(self.seen(pictures)).image_embeds
 
 
@@ -134,33 +137,14 @@ class ExampleEncoder(ImageEncoder):
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Tokens (B, 1, D) of pictures (B, 3, H, W) in [-1, 1]."""
-        with torch.inference_mode():
+        with inference():
             tokens: Tensor = self.network(self.seen(pictures))
             return tokens
 
 
-def load_image_encoder(
-    folder: Path, extractor: Path, dtype: torch.dtype = torch.float32, *, variant: str | None = None
-) -> ImageEncoder:
-    """From the folders of the network (image_encoder in a pipeline's) and of its preprocessing (feature_extractor).
-
-    Raises ValueError for what `load_network` refuses, for preprocessing that is not CLIP's, and where transformers is
-    not installed; torchvision is not needed.
-    """
-    preprocessing = _read_preprocessing(folder, extractor)
-    return ImageEncoder(load_clip_vision(folder, dtype, variant=variant), preprocessing)
-
-
-def load_example_encoder(
-    folder: Path, extractor: Path, dtype: torch.dtype = torch.float32, *, variant: str | None = None
-) -> ExampleEncoder:
-    """Paint by Example's, from the same folders; raises as `load_image_encoder` does."""
-    preprocessing = _read_preprocessing(folder, extractor)
-    return ExampleEncoder(load_example_network(folder, dtype, variant=variant), preprocessing)
-
-
-def _read_preprocessing(folder: Path, extractor: Path) -> Preprocessing:
-    """What the network in folder sees. ValueError, by name, for what is not followed or does not fit its config."""
+def read_preprocessing(folder: Path, extractor: Path) -> Preprocessing:
+    """What the network in a folder (image_encoder in a pipeline's) sees, by the folder of its preprocessing
+    (feature_extractor). ValueError, by name, for what is not CLIP's or does not fit the network's config."""
     path = inside(extractor, "preprocessor_config.json")
     return preprocessing_of(read_json(path), path, read_config(folder, vision_fields)["image_size"])
 

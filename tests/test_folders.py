@@ -210,7 +210,8 @@ def test_a_config_of_another_network(larger: Path, other: Callable[[dict[str, An
 
 
 def test_a_text_encoder_of_another_width(base: Path) -> None:
-    from pydiff.models.t5 import T5Config, T5Encoder
+    from pydiff.models.t5 import T5Encoder
+    from pydiff.models.t5_config import T5Config
     from pydiff.weights import write_safetensors
 
     config = {**read_json(base / "text_encoder" / "config.json"), "d_model": 64}

@@ -21,12 +21,12 @@ from pydiff import images
 
 def unit(picture: Any) -> np.ndarray:
     """(H, W, 3) in [0, 1]."""
-    tensor = images.from_user(picture)
-    assert tensor.dtype == torch.float32
-    assert tensor.shape[:2] == (1, 3)
-    assert tensor.min() >= -1
-    assert tensor.max() <= 1
-    made: np.ndarray = (tensor[0].permute(1, 2, 0).numpy() + 1) / 2
+    array = images.from_user(picture)
+    assert array.dtype == np.float32
+    assert array.shape[:2] == (1, 3)
+    assert array.min() >= -1
+    assert array.max() <= 1
+    made: np.ndarray = (array[0].transpose(1, 2, 0) + 1) / 2
     return made
 
 
@@ -104,7 +104,7 @@ def test_arrays_and_tensors_agree() -> None:
         assert np.allclose(unit(same), want, atol=1e-3)
     assert np.allclose(unit(array[:, ::-1]), want[:, ::-1])
     original = np.full((2, 2, 3), 0.5, np.float32)
-    images.from_user(original).zero_()
+    images.from_user(original)[...] = 0
     assert (original == 0.5).all()
 
 
@@ -205,17 +205,26 @@ def test_outputs_are_the_callers_own(kind: str) -> None:
     """Nothing of inference mode, and no memory shared with the run."""
     with torch.inference_mode():
         x = torch.full((1, 3, 4, 5), 0.5)
-    made = images.to_output(x, kind)
-    made *= 0
-    assert (x == 0.5).all()
+    for given_x in (x, np.full((1, 3, 4, 5), 0.5, np.float32)):
+        made = images.to_output(given_x, kind)
+        made *= 0
+        assert (given_x == 0.5).all()
+
+
+def test_outputs_of_either_kind_of_array_agree() -> None:
+    x = np.linspace(-1.5, 1.5, 2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5)
+    ours, torchs = ([images.to_output(one, kind) for kind in images.OUTPUT_TYPES] for one in (x, torch.from_numpy(x)))
+    for kind, our, theirs in zip(images.OUTPUT_TYPES, ours, torchs, strict=True):
+        assert all(np.array_equal(one, other) for one, other in zip(our, theirs, strict=True))
+        assert kind == "latent" or type(our) is type(theirs)
 
 
 def square(mask: Any, height: int = 4, width: int = 6) -> list[tuple[int, int]]:
     """Rows and columns that are repainted."""
-    tensor = images.mask_from_user(mask, (height, width))
-    assert (tensor.dtype, tuple(tensor.shape)) == (torch.float32, (1, 1, height, width))
-    assert set(tensor.unique().tolist()) <= {0.0, 1.0}
-    return [tuple(place) for place in tensor[0, 0].nonzero().tolist()]
+    array = images.mask_from_user(mask, (height, width))
+    assert (array.dtype, array.shape) == (np.float32, (1, 1, height, width))
+    assert set(np.unique(array).tolist()) <= {0.0, 1.0}
+    return [tuple(place) for place in np.argwhere(array[0, 0]).tolist()]
 
 
 def test_masks_of_every_kind_agree(tmp_path: Path) -> None:
@@ -238,10 +247,10 @@ def test_masks_of_every_kind_agree(tmp_path: Path) -> None:
 
 
 def test_a_mask_is_not_the_callers_memory() -> None:
-    given = np.full((4, 6), 1.0, np.float32)
-    images.mask_from_user(given, (4, 6)).zero_()
-    tensor = torch.ones(4, 6)
-    images.mask_from_user(tensor, (4, 6)).zero_()
+    given, tensor = np.ones((4, 6), np.float32), torch.ones(4, 6)
+    for mask in (given, tensor):
+        for soft in (False, True):
+            images.mask_from_user(mask, (4, 6), soft=soft)[...] = 0
     assert (given == 1).all()
     assert (tensor == 1).all()
 

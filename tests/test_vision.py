@@ -13,8 +13,9 @@ from PIL import Image
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from pydiff.folders.torch_networks import torch_networks
 from pydiff.images import from_user
-from pydiff.vision import ImageEncoder, load_image_encoder
+from pydiff.vision import ImageEncoder
 
 PUBLISHED = {  # as Karlo's folder has it
     "crop_size": 24, "do_center_crop": True, "do_convert_rgb": True, "do_normalize": True, "do_resize": True,
@@ -57,7 +58,7 @@ def write(folder: Path, config: Any) -> None:
 
 
 def load(folder: Path, **options: Any) -> ImageEncoder:
-    return load_image_encoder(folder / "image_encoder", folder / "feature_extractor", **options)
+    return torch_networks(**options).vision(folder / "image_encoder", folder / "feature_extractor")
 
 
 def picture(width: int, height: int) -> Image.Image:
@@ -73,11 +74,11 @@ def test_embeddings(folder: Path, network: Any, config: dict[str, Any], size: tu
     peer = CLIPImageProcessorPil.from_pretrained(folder / "feature_extractor")
     pixels = peer(images=given, return_tensors="pt").pixel_values
     ours = load(folder)
-    seen = torch.stack([ours.preprocessing(one) for one in given])
+    seen = torch.stack([torch.from_numpy(ours.preprocessing(one)) for one in given])
     torch.testing.assert_close(seen, pixels, atol=1e-5, rtol=0)
     with torch.no_grad():
         expected = network(pixels).image_embeds
-    made = ours.encode(torch.cat([from_user(one) for one in given]))
+    made = ours.encode(np.concatenate([from_user(one) for one in given]))
     assert made.shape == (2, ours.width)
     torch.testing.assert_close(made, expected, atol=1e-4, rtol=0)
 

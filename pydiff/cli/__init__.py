@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from pydiff._version import __version__
-from pydiff.cli import choices, edit, generate, pictures
+from pydiff.cli import choices, edit, export, generate, pictures
 from pydiff.cli.program import Parser, run_to_status
 
 
@@ -38,6 +38,7 @@ def make_parser() -> argparse.ArgumentParser:
     edit.add_command(commands)
     pictures.add_commands(commands)
     choices.add_command(commands)
+    export.add_command(commands)
     doctor = commands.add_parser("doctor", help="say what is installed, what runs natively, and what is missing")
     doctor.set_defaults(run=run_doctor)
     return parser

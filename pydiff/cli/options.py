@@ -79,8 +79,9 @@ def add_model(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--tokenizer", metavar="DIR", help="a folder with CLIP's, for a .safetensors file")
     command.add_argument("--variant", metavar="NAME", help="fp16 and the like, of the files to read")
-    command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    command.add_argument("--device", default="cpu", metavar="NAME", help="cpu (default), cuda, cuda:1, ...")
+    command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the networks (float32)")
+    command.add_argument("--device", metavar="NAME", help="cpu (default), cuda, cuda:1, ...")
+    command.add_argument("--provider", metavar="NAME", help="of an exported folder: cpu (default), cuda or tensorrt")
 
 
 def _add_output(command: argparse.ArgumentParser, sheet: str, default: str) -> None:
@@ -93,17 +94,16 @@ def _add_output(command: argparse.ArgumentParser, sheet: str, default: str) -> N
 
 def open_model(arguments: argparse.Namespace, default: str | None = None) -> Pipeline:
     """The model that is named, or else the default one."""
-    import torch
-
     from pydiff.pipeline import load
 
     named = arguments.model or default
     return load(
         named[0] if isinstance(named, list) and len(named) == 1 else named,  # one that pydiff carries has one name
-        dtype=getattr(torch, arguments.dtype),
+        dtype=arguments.dtype,
         device=arguments.device,
         variant=arguments.variant,
         tokenizer=arguments.tokenizer,
+        provider=arguments.provider,
     )
 
 

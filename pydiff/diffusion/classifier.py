@@ -10,22 +10,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
-from torch import Tensor
-
+from pydiff.arrays import Array, is_torch, namespace
 from pydiff.diffusion.rows import Row
 from pydiff.ops.guided_step import Step
 
-Classifier = Callable[[Tensor, Tensor], Tensor]  # (input_scale x (B, C, H, W), t (B,)) -> logits (B, classes)
+Classifier = Callable[[Array, Array], Array]  # (input_scale x (B, C, H, W), t (B,)) -> logits (B, classes)
 
 
-def class_gradient(classifier: Classifier, labels: Sequence[int], x: Tensor, row: Row) -> Tensor:
+def class_gradient(classifier: Classifier, labels: Sequence[int], x: Array, row: Row) -> Array:
     """grad_x log p(y | x) (B, C, H, W) at the level of a row, in float32 at least, also under inference mode.
 
     x (B, C, H, W); labels: B classes, from 0. The classifier gets what the network gets: x times the row's input_scale,
     and its t once per picture, in float32 at least. p is the softmax of its logits. Raises ValueError for an answer
-    that is not finite logits (B, classes) with a gradient to x, and for labels that it does not know.
+    that is not finite logits (B, classes) with a gradient to x, for labels that it does not know, and for an x without
+    torch, which makes the gradient.
     """
+    if not is_torch(x):
+        raise ValueError("classifier guidance needs torch's gradients, but this model runs without torch; leave it out")
+    import torch
+
     with torch.inference_mode(False), torch.enable_grad():
         leaf = x.detach().clone().to(torch.promote_types(x.dtype, torch.float32)).requires_grad_()
         t = torch.full((len(leaf),), row.t, dtype=leaf.dtype, device=leaf.device)
@@ -41,7 +44,7 @@ def class_gradient(classifier: Classifier, labels: Sequence[int], x: Tensor, row
     return gradient.detach()
 
 
-def shift(gradient: Tensor, step: Step, prediction_type: str) -> Tensor:
+def shift(gradient: Array, step: Step, prediction_type: str) -> Array:
     """What a gradient of log p(y | x) adds to the network's prediction, (B, C, H, W).
 
     With x = alpha x0 + sigma noise, D = (x + sigma^2 score) / alpha: "sample" moves by (sigma^2 / alpha) gradient,
@@ -55,18 +58,21 @@ def shift(gradient: Tensor, step: Step, prediction_type: str) -> Tensor:
     return (step.sigma if prediction_type == "sample" else -1) * step.sigma / step.alpha * gradient
 
 
-def with_gradient(predictions: Tensor, gradient: Tensor, step: Step, prediction_type: str) -> Tensor:
+def with_gradient(predictions: Array, gradient: Array, step: Step, prediction_type: str) -> Array:
     """Predictions (R, B, C or 2 C, H, W) with one branch more, of weight 1, that adds the gradient; variance channels
     are branch 0's alone."""
-    branch = torch.zeros_like(predictions[:1])
+    xp = namespace(predictions)
+    branch = xp.zeros_like(predictions[:1])
     branch[:, :, : gradient.shape[1]] = shift(gradient, step, prediction_type)
-    return torch.cat([predictions, branch])
+    return xp.concat([predictions, branch])
 
 
 def _check_logits(logits: object, labels: Sequence[int]) -> None:
-    fits = isinstance(logits, Tensor) and logits.ndim == 2 and len(logits) == len(labels) and logits.shape[1] > 0
-    if not isinstance(logits, Tensor) or not fits or not logits.is_floating_point():
-        came = f"{logits.dtype} {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+    import torch
+
+    fits = isinstance(logits, torch.Tensor) and logits.ndim == 2 and len(logits) == len(labels) and logits.shape[1] > 0
+    if not isinstance(logits, torch.Tensor) or not fits or not logits.is_floating_point():
+        came = f"{logits.dtype} {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise ValueError(f"classifier returned {came}; expected floats ({len(labels)}, classes), one row per picture")
     if max(labels) >= logits.shape[1]:
         raise ValueError(

@@ -12,8 +12,8 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from pydiff.diffusion.checks import real, whole
 
@@ -26,15 +26,15 @@ class TokenEdit(NamedTuple):
     has_source (T,): whether token j takes the source's attention instead of its own; weight (T,): what the result is
     multiplied by; start, stop (T,): the levels start <= level < stop at which token j is edited."""
 
-    transfer: Tensor
-    has_source: Tensor
-    weight: Tensor
-    start: Tensor
-    stop: Tensor
+    transfer: NDArray[np.float64]
+    has_source: NDArray[np.bool_]
+    weight: NDArray[np.float64]
+    start: NDArray[np.int64]
+    stop: NDArray[np.int64]
 
 
 class EditRow(NamedTuple):
-    """The edit at one noise level, of a batch [source, target_1, ..., target_(B-1)]; float64, on the CPU.
+    """The edit at one noise level, of a batch [source, target_1, ..., target_(B-1)]; float64.
 
     source (B,): the row whose attention is borrowed, its own for a row that is left alone, as the source's always is.
     transfer (B, T, T), keep (B, T): edited A = A[source] @ transfer + A * keep; 0 and 1 where only pixels borrow and in
@@ -42,10 +42,10 @@ class EditRow(NamedTuple):
     `EditTable.self_max_pixels` pixels; None: everybody's own. borrows: whether any row's text attention is edited.
     """
 
-    transfer: Tensor
-    keep: Tensor
-    source: Tensor
-    self_source: Tensor | None
+    transfer: NDArray[np.float64]
+    keep: NDArray[np.float64]
+    source: NDArray[np.int64]
+    self_source: NDArray[np.int64] | None
     borrows: bool
 
 
@@ -75,13 +75,13 @@ def edit_table(
         raise ValueError("an edit has no target; give at least one target prompt")
     whole("levels", levels, 1)
     pixels = whole("self_replace_max_size", self_max_size, 0) ** 2
-    first = torch.zeros(len(targets) + 1, dtype=torch.long)
-    start, stop = (torch.stack([getattr(target, name) for target in targets]) for name in ("start", "stop"))
+    first = np.zeros(len(targets) + 1, np.int64)
+    start, stop = (np.stack([getattr(target, name) for target in targets]) for name in ("start", "stop"))
     made: dict[tuple[bytes, bool], EditRow] = {}
 
     def row(level: int) -> EditRow:
         active = (start <= level) & (level < stop)  # (B - 1, T)
-        key = active.numpy().tobytes(), self_levels[0] <= level < self_levels[1]
+        key = active.tobytes(), self_levels[0] <= level < self_levels[1]
         if key not in made:
             made[key] = _row(*_tables(targets, active), first if key[1] else None)
         return made[key]
@@ -106,30 +106,30 @@ def of_targets(tables: Sequence[EditTable]) -> EditTable:
 
 def _of_rows(given: Sequence[EditRow]) -> EditRow:
     """Row 1 + i, that of target i, from the i-th of these."""
-    own = torch.arange(len(given) + 1)
+    own = np.arange(len(given) + 1)
 
-    def picked(parts: Sequence[Tensor]) -> Tensor:
-        return torch.stack([parts[0][0], *(part[index] for index, part in enumerate(parts, 1))])
+    def picked(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        return np.stack([parts[0][0], *(part[index] for index, part in enumerate(parts, 1))])
 
     transfer, keep = (picked([getattr(row, name) for row in given]) for name in ("transfer", "keep"))
     self_source = picked([own if row.self_source is None else row.self_source for row in given])
-    return _row(transfer, keep, None if torch.equal(self_source, own) else self_source)
+    return _row(transfer, keep, None if np.array_equal(self_source, own) else self_source)
 
 
-def _row(transfer: Tensor, keep: Tensor, self_source: Tensor | None) -> EditRow:
+def _row(transfer: NDArray[Any], keep: NDArray[Any], self_source: NDArray[Any] | None) -> EditRow:
     """Rows whose text attention is left alone have no source but that of their pixels, where others' text is edited."""
     alone = (transfer == 0).all((1, 2)) & (keep == 1).all(1)
-    borrows, source = not bool(alone.all()), torch.where(alone, torch.arange(len(keep)), 0)
+    borrows, source = not bool(alone.all()), np.where(alone, np.arange(len(keep)), 0)
     if borrows and self_source is not None:
-        source = torch.minimum(source, self_source)
+        source = np.minimum(source, self_source)
     return EditRow(transfer, keep, source, self_source, borrows)
 
 
-def _tables(targets: Sequence[TokenEdit], active: Tensor) -> tuple[Tensor, Tensor]:
+def _tables(targets: Sequence[TokenEdit], active: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """transfer (B, T, T) and keep (B, T), where tokens `active` (B - 1, T) are edited."""
     length = active.shape[1]
-    transfer = torch.zeros(len(targets) + 1, length, length, dtype=torch.float64)
-    keep = torch.ones(len(targets) + 1, length, dtype=torch.float64)
+    transfer = np.zeros((len(targets) + 1, length, length))
+    keep = np.ones((len(targets) + 1, length))
     for row, (target, edited) in enumerate(zip(targets, active, strict=True), 1):
         weight = target.weight * edited
         transfer[row] = target.transfer * weight  # columns are the target's

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
-
+from pydiff.arrays import Array, namespace
 from pydiff.diffusion.checks import whole
 from pydiff.diffusion.ddim import ddim_row
 from pydiff.diffusion.guidance import Guidance
@@ -21,7 +18,7 @@ LEARNING_RATE = 1e-2
 SLOWEST = 0.01  # share of the learning rate that is left after 99 levels
 LOOSER = 2e-5  # how much more loss is good enough at every further level
 
-Predict = Callable[[Tensor, float, Tensor | None], Tensor]  # (x, t, null states; None: the prompt) -> prediction
+Predict = Callable[[Array, float, "Array | None"], Array]  # (x, t, null states; None: the prompt) -> prediction
 OnInner = Callable[[int, int, float], object]  # (level, inner step, its loss)
 
 
@@ -86,9 +83,9 @@ class Tuned(NamedTuple):
 
     level: int
     t: float
-    x: Tensor
-    denoised: Tensor
-    null: Tensor
+    x: Array
+    denoised: Array
+    null: Array
     loss: float
 
 
@@ -105,8 +102,8 @@ def null_text(
     predict: Predict,
     table: StepTable,
     guidance: Guidance,
-    trajectory: Sequence[Tensor],
-    null: Tensor,
+    trajectory: Sequence[Array],
+    null: Array,
     *,
     prediction_type: str = "epsilon",
     tuning: Tuning = Tuning(),
@@ -120,6 +117,8 @@ def null_text(
     of 0.01 (1 - i / 100), never less than a hundredth of 0.01, so that the step from where the run is comes closer to
     the trajectory in mean square.
     """
+    import torch
+
     x = trajectory[-1]
     for index, row in enumerate(table.rows):
         weights = guidance.weights[row.level]
@@ -135,18 +134,21 @@ class _Level(NamedTuple):
     predict: Predict
     row: Row
     weights: Sequence[float]
-    x: Tensor
-    target: Tensor
+    x: Array
+    target: Array
     prediction_type: str
 
-    def step(self, text: Tensor, null: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, text: Array, null: Array) -> tuple[Array, Array]:
         """x after the step and the estimate of x0, where the prompt's prediction is `text`."""
-        predictions = torch.stack([text, self.predict(self.x, self.row.t, null)])
+        predictions = namespace(text).stack([text, self.predict(self.x, self.row.t, null)])
         return guided_step(self.x, predictions, self.weights, self.row.step, prediction_type=self.prediction_type)
 
 
-def _tuned(problem: _Level, null: Tensor, index: int, tuning: Tuning) -> tuple[Tensor, Tensor, Tensor, float]:
+def _tuned(problem: _Level, null: Array, index: int, tuning: Tuning) -> tuple[Array, Array, Array, float]:
     """x after the step, the estimate of x0, the null states and the loss."""
+    import torch
+    from torch.nn import functional as F
+
     with torch.no_grad():
         text = problem.predict(problem.x, problem.row.t, None)
     null, loss = null.detach().clone().requires_grad_(), float("nan")

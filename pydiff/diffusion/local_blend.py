@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
+from pydiff.arrays import Array, namespace
 from pydiff.diffusion.checks import real
 from pydiff.diffusion.edits import edited_levels
+from pydiff.ops.resize import max_pool, resize
 
 
 class LocalBlend(NamedTuple):
@@ -43,8 +41,8 @@ BLENDS = {"stable": LocalBlend(), "null_text": LocalBlend(start=0.2)}
 
 
 def blend_mask(
-    heat: Tensor, size: tuple[int, int], blend: LocalBlend = BLENDS["stable"], *, excluded: Tensor | None = None
-) -> Tensor:
+    heat: Array, size: tuple[int, int], blend: LocalBlend = BLENDS["stable"], *, excluded: Array | None = None
+) -> Array:
     """Where each picture of a batch [source, target_1, ...] may differ from the source: (B, 1, H, W), bool.
 
     heat, excluded: (B, L, h, w) attention of L layers or heads to the words, and to the excluded words, summed over
@@ -54,21 +52,27 @@ def blend_mask(
     if heat.ndim != 4 or 0 in heat.shape or (excluded is not None and excluded.shape != heat.shape):
         shapes = [tuple(maps.shape) for maps in (heat, excluded) if maps is not None]
         raise ValueError(f"the heat has shape {' and '.join(map(str, shapes))}; expected (B, L, h, w), all equal")
-    widened = F.max_pool2d(heat.mean(1, keepdim=True), 3, stride=1, padding=1)
+    widened = max_pool(_mean(heat), 3)
     mask = _above(widened, size, blend.threshold)
     if excluded is not None:
-        mask = mask & ~_above(excluded.mean(1, keepdim=True), size, blend.excluded_threshold)
+        mask = mask & ~_above(_mean(excluded), size, blend.excluded_threshold)
     return mask
 
 
-def blended(x: Tensor, mask: Tensor) -> Tensor:
+def blended(x: Array, mask: Array) -> Array:
     """x (B, C, H, W) inside the mask (B, 1, H, W), the source's x[0] outside."""
-    return torch.where(mask, x, x[:1])
+    return namespace(x).where(mask, x, x[:1])
 
 
-def _above(heat: Tensor, size: tuple[int, int], threshold: float) -> Tensor:
+def _mean(heat: Array) -> Array:
+    """Over layers or heads, (B, L, h, w) -> (B, 1, h, w)."""
+    return namespace(heat).mean(heat, axis=1, keepdims=True)
+
+
+def _above(heat: Array, size: tuple[int, int], threshold: float) -> Array:
     """Heat (B, 1, h, w) above the threshold's share of its maximum, in the picture or in the source: (B, 1, H, W)."""
-    heat = F.interpolate(heat, size=size)
-    most = heat.amax((2, 3), keepdim=True)
-    mask = (heat / most > threshold) & (most > 0)
+    heat = resize(heat, size, mode="nearest")
+    xp = namespace(heat)
+    most = xp.max(heat, axis=(2, 3), keepdims=True)
+    mask = (heat / xp.where(most > 0, most, 1) > threshold) & (most > 0)
     return mask | mask[:1]

@@ -7,9 +7,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from typing import NamedTuple, Protocol
 
-import torch
-from torch import Tensor
-
+from pydiff.arrays import Array, cast, is_floating, namespace, wide
 from pydiff.diffusion.classifier import with_gradient
 from pydiff.diffusion.guidance import Guidance
 from pydiff.diffusion.noise import Noise
@@ -28,8 +26,8 @@ class State(NamedTuple):
     index: int  # type: ignore[assignment]  # a field here, not tuple.index
     total: int
     t: float
-    x: Tensor
-    denoised: Tensor | None
+    x: Array
+    denoised: Array | None
     elapsed: float
     level: int = 0
 
@@ -42,12 +40,12 @@ class Known(NamedTuple):
     2022, RePaint, equation 8a). clean: kept without noise, as networks expect it that were trained so.
     """
 
-    x0: Tensor
-    mask: Tensor
-    noise: Tensor | None = None
+    x0: Array
+    mask: Array
+    noise: Array | None = None
     clean: bool = False
 
-    def after(self, table: StepTable, index: int, drawn: Tensor | None) -> Paste:
+    def after(self, table: StepTable, index: int, drawn: Array | None) -> Paste:
         """What is put back after a row, whose draw is given: the level is that of the next row."""
         if self.clean or index == len(table.rows) - 1:
             return Paste(self.x0, self.mask)
@@ -59,17 +57,18 @@ class Predict(Protocol):
     """x (B, C, H, W) as the network sees it, t, branches: indices of the branches to evaluate, R of them; returns
     (R, B, C, H, W), or (R, B, 2 C, H, W) with variance channels."""
 
-    def __call__(self, x: Tensor, t: float, branches: tuple[int, ...], /) -> Tensor: ...
+    def __call__(self, x: Array, t: float, branches: tuple[int, ...], /) -> Array: ...
 
 
 # x (B, C, H, W) at the level of an evaluated row to s grad_x log p(y | x), of the same shape; None where s is 0
-Gradient = Callable[[Tensor, Row], Tensor | None]
+Gradient = Callable[[Array, Row], "Array | None"]
 
 
 class Draw(Protocol):
-    """shape of one picture (C, H, W) to noise (B, C, H, W); `pydiff.diffusion.noise.Noise` is one."""
+    """shape of one picture (C, H, W) to noise (B, C, H, W) of the kind and type of `like`, where it is;
+    `pydiff.diffusion.noise.Noise` is one."""
 
-    def __call__(self, shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device) -> Tensor: ...
+    def __call__(self, shape: tuple[int, ...], *, like: Array) -> Array: ...
 
 
 def sample(
@@ -77,11 +76,11 @@ def sample(
     table: StepTable,
     guidance: Guidance,
     *,
-    x: Tensor,
+    x: Array,
     noise: Draw | None = None,
     prediction_type: str = "epsilon",
     threshold: Threshold = NO_THRESHOLD,
-    adjust: Callable[[State], Tensor] | None = None,
+    adjust: Callable[[State], Array] | None = None,
     known: Known | None = None,
     gradient: Gradient | None = None,
 ) -> Generator[State, None, None]:
@@ -102,16 +101,16 @@ def _run(
     predict: Predict,
     table: StepTable,
     guidance: Guidance,
-    x: Tensor,
+    x: Array,
     noise: Draw | None,
     prediction_type: str,
     threshold: Threshold,
-    adjust: Callable[[State], Tensor] | None,
+    adjust: Callable[[State], Array] | None,
     known: Known | None,
     gradient: Gradient | None,
 ) -> Generator[State, None, None]:
-    denoised: Tensor | None = None
-    past: deque[tuple[Tensor, Tensor]] = deque(maxlen=table.memory)  # x and D of earlier evaluations, newest first
+    denoised: Array | None = None
+    past: deque[tuple[Array, Array]] = deque(maxlen=table.memory)  # x and D of earlier evaluations, newest first
     for index, row in enumerate(table.rows):
         began = time.perf_counter()
         if row.evaluate:
@@ -143,9 +142,7 @@ def _run(
         yield state
 
 
-def _predicted(
-    predict: Predict, table: StepTable, guidance: Guidance, row: Row, x: Tensor
-) -> tuple[Tensor, list[float]]:
+def _predicted(predict: Predict, table: StepTable, guidance: Guidance, row: Row, x: Array) -> tuple[Array, list[float]]:
     """The predictions of the branches that are evaluated in a row, and their weights."""
     active = guidance.active(row.level, first=row.step.log_variance is not None)
     predictions = predict(x if row.input_scale == 1 else x * row.input_scale, row.t, active)
@@ -159,40 +156,41 @@ def _always_draws(table: StepTable) -> bool:
     return all(row.draws for row in table.rows[:-1] if row.evaluate)
 
 
-def renoise(x: Tensor, row: Row, noise: Tensor | None) -> Tensor:
+def renoise(x: Array, row: Row, noise: Array | None) -> Array:
     """A row that evaluates nothing: c_x x + c_noise noise, in float32 at least."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    result = row.step.c_x * x.to(dtype)
+    result = row.step.c_x * wide(x)
     if noise is not None:
-        result = result + row.step.c_noise * noise.to(dtype)
-    return result.to(x.dtype)
+        result = result + row.step.c_noise * cast(noise, result.dtype)
+    return cast(result, x.dtype)
 
 
-def recalled(history: Sequence[Earlier], past: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+def recalled(history: Sequence[Earlier], past: Sequence[tuple[Array, Array]]) -> Array:
     """What a row takes of earlier evaluations, (x, D) newest first: sum c_x x + c_denoised D, in float32 at least."""
-    total: Tensor | None = None
+    total: Array | None = None
     for back, c_x, c_denoised in history:
         x, denoised = past[back - 1]
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        term = c_x * x.to(dtype) + c_denoised * denoised.to(dtype)
+        x = wide(x)
+        term = c_x * x + c_denoised * cast(denoised, x.dtype)
         total = term if total is None else total + term
     assert total is not None
     return total
 
 
-def _draw(noise: Draw | None, row: Row, x: Tensor) -> Tensor | None:
-    return noise(tuple(x.shape[1:]), dtype=x.dtype, device=x.device) if row.draws and noise is not None else None
+def _draw(noise: Draw | None, row: Row, x: Array) -> Array | None:
+    return noise(tuple(x.shape[1:]), like=x) if row.draws and noise is not None else None
 
 
-def _log_variance(predictions: Tensor, channels: int) -> Tensor:
+def _log_variance(predictions: Array, channels: int) -> Array:
     """Variance channels in place of which their logarithm stands."""
     if predictions.shape[2] != 2 * channels:
         return predictions
-    variance = predictions[:, :, channels:].float().clamp(min=SMALLEST_VARIANCE)
-    return torch.cat([predictions[:, :, :channels], variance.log().to(predictions.dtype)], dim=2)
+    xp = namespace(predictions)
+    variance = cast(predictions[:, :, channels:], xp.float32).clip(SMALLEST_VARIANCE, None)
+    logarithm = cast(xp.log(variance), predictions.dtype)
+    return xp.concat([predictions[:, :, :channels], logarithm], axis=2)
 
 
-def _check(table: StepTable, guidance: Guidance, x: Tensor, noise: Draw | None) -> None:
+def _check(table: StepTable, guidance: Guidance, x: Array, noise: Draw | None) -> None:
     if not table.rows:
         raise ValueError("the step table has no rows")
     evaluated = 0
@@ -201,7 +199,7 @@ def _check(table: StepTable, guidance: Guidance, x: Tensor, noise: Draw | None) 
         if back > evaluated:
             raise ValueError(f"row {index} looks back {back} evaluations, but only {evaluated} come before it")
         evaluated += row.evaluate
-    if x.ndim != 4 or not x.is_floating_point():
+    if x.ndim != 4 or not is_floating(x):
         raise ValueError(f"x is {x.dtype} {tuple(x.shape)}; expected floats (B, C, H, W)")
     if len(guidance.weights) < table.levels:
         raise ValueError(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 
-from torch import Tensor
-
+from pydiff.arrays import Array
 from pydiff.diffusion.loop import Predict
 
 
@@ -15,7 +14,7 @@ def edm_denoiser(network: Predict, sigma_data: float = 0.5) -> Predict:
     For step tables of an EDMSchedule of this sigma_data: their rows give the network c_in x and t = ln(sigma) / 4.
     """
 
-    def predict(x: Tensor, t: float, branches: tuple[int, ...], /) -> Tensor:
+    def predict(x: Array, t: float, branches: tuple[int, ...], /) -> Array:
         sigma = math.exp(4 * t)
         size = math.hypot(sigma, sigma_data)
         return sigma_data**2 / size * x + sigma * sigma_data / size * network(x, t, branches)

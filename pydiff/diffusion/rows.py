@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from pydiff.arrays import Array, cast, wide
 from pydiff.diffusion.checks import whole
 from pydiff.diffusion.levels import CLEAN, EDMSchedule, Level, NoiseSchedule, Schedule
 from pydiff.diffusion.spacing import Plan, exponential, karras, spaced_timesteps
@@ -74,7 +73,7 @@ class StepTable(NamedTuple):
         """How many evaluations the rows look back, D_previous aside."""
         return max((earlier.back for row in self.rows for earlier in row.history), default=0)
 
-    def noised(self, x0: Tensor, noise: Tensor, row: int = 0) -> Tensor:
+    def noised(self, x0: Array, noise: Array, row: int = 0) -> Array:
         """x0 and noise (B, C, H, W) at the level of a row, by default the first: alpha x0 + sigma noise, in x0's type.
 
         Where image to image starts (Meng et al. 2022, SDEdit), and what inpainting pastes before a row. Raises
@@ -84,8 +83,8 @@ class StepTable(NamedTuple):
             raise ValueError(f"noise is {tuple(noise.shape)}; expected the shape of x0, {tuple(x0.shape)}")
         if not 0 <= row < len(self.rows):
             raise ValueError(f"row is {row!r}; the table has rows 0 to {len(self.rows) - 1}")
-        step, dtype = self.rows[row].step, torch.promote_types(x0.dtype, torch.float32)
-        return (step.alpha * x0.to(dtype) + step.sigma * noise.to(dtype)).to(x0.dtype)
+        step, clean = self.rows[row].step, wide(x0)
+        return cast(step.alpha * clean + step.sigma * cast(noise, clean.dtype), x0.dtype)
 
     def until(self, count: int) -> StepTable:
         """The first `count` rows, unchanged: a run that ends early, its x still noisy, for another network to go on

@@ -7,8 +7,10 @@ import math
 from itertools import product
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
+
+from pydiff.arrays import Array, cast, like, namespace, wide
 
 
 class Side(NamedTuple):
@@ -16,7 +18,7 @@ class Side(NamedTuple):
     counts at each of its places; at every place of the side they sum to 1."""
 
     starts: tuple[int, ...]
-    shares: Tensor
+    shares: NDArray[np.float64]
 
 
 class Windows(NamedTuple):
@@ -33,22 +35,23 @@ class Windows(NamedTuple):
         """Height and width of each window."""
         return self.height.shares.shape[1], self.width.shares.shape[1]
 
-    def split(self, x: Tensor) -> Tensor:
+    def split(self, x: Array) -> Array:
         """x (B, C, H, W) -> (N B, C, h, w), window by window."""
-        return torch.cat([x[(..., *window)] for window in self._slices()])
+        return namespace(x).concat([x[(..., *window)] for window in self._slices()])
 
-    def merged(self, parts: Tensor) -> Tensor:
+    def merged(self, parts: Array) -> Array:
         """Parts (R, N B, C, h, w) of R branches, in the order of `split` -> (R, B, C, H, W), in float32 at least."""
-        dtype = torch.promote_types(parts.dtype, torch.float32)
-        down, across = (side.shares.to(parts.device, dtype) for side in self)
-        shares = (down[:, None, :, None] * across[None, :, None, :]).flatten(0, 1)  # (N, h, w)
+        given = wide(parts)
+        down, across = (like(side.shares, given) for side in self)
+        shares = (down[:, None, :, None] * across[None, :, None, :]).reshape((-1, *self.size))  # (N, h, w)
         windows = list(self._slices())
         last = windows[-1]
-        rows = parts.unflatten(1, (len(self), -1))  # (R, N, B, C, h, w)
-        whole = rows.new_zeros(*rows[:, 0].shape[:-2], last[0].stop, last[1].stop, dtype=dtype)
+        rows = given.reshape((len(given), len(self), -1, *given.shape[2:]))  # (R, N, B, C, h, w)
+        shape = (*rows[:, 0].shape[:-2], last[0].stop, last[1].stop)
+        whole = namespace(given).zeros(shape, dtype=given.dtype, device=given.device)
         for index, window in enumerate(windows):
-            whole[(..., *window)] += shares[index] * rows[:, index].to(dtype)
-        return whole.to(parts.dtype)
+            whole[(..., *window)] += shares[index] * rows[:, index]
+        return cast(whole, parts.dtype)
 
     def _slices(self) -> product[tuple[slice, slice]]:
         height, width = self.size
@@ -68,9 +71,9 @@ def _side(length: int, window: int, overlap: float) -> Side:
     stride = max(1, math.floor(window * (1 - overlap)))
     count = -(-(length - window) // stride) + 1
     starts = tuple(round(index * (length - window) / max(1, count - 1)) for index in range(count))
-    places = (torch.arange(window, dtype=torch.float64) + 0.5) / window
-    weight = (math.pi * places).sin() ** 2
-    total = torch.zeros(length, dtype=torch.float64)
+    places = (np.arange(window) + 0.5) / window
+    weight = np.sin(math.pi * places) ** 2
+    total = np.zeros(length)
     for start in starts:
         total[start : start + window] += weight
-    return Side(starts, torch.stack([weight / total[start : start + window] for start in starts]))
+    return Side(starts, np.stack([weight / total[start : start + window] for start in starts]))

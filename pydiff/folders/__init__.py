@@ -6,42 +6,50 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from pydiff.cascade import PLAIN, UPSCALE, Cascade, Stage
-from pydiff.folders.index import How, Index, read_index
+from pydiff.folders.index import Index, read_index
+from pydiff.folders.networks import Networks
 from pydiff.folders.single import read_single
 from pydiff.folders.stages import open_stages
 from pydiff.text.encoders import TextEncoder
-from pydiff.weights import is_single_file
+from pydiff.weights.files import is_single_file
 from pydiff.weights.hub import hub_folder, is_hub_id
-from pydiff.weights.network import weights_last
+from pydiff.weights.waiting import weights_last
 
-__all__ = ["open_cascade"]
+if TYPE_CHECKING:
+    import torch
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+__all__ = ["Networks", "open_cascade", "open_indexes", "read_index"]
 
 
 def open_cascade(
     models: Sequence[str | os.PathLike[str]],
     name: str,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
     variant: str | None = None,
     tokenizer: str | os.PathLike[str] | None = None,
     prediction_type: str | None = None,
 ) -> Cascade:
-    """A cascade of one folder, file or hub id per stage, small first. ValueError names what does not fit, before
-    weights are read; but for NaN and infinities in them."""
-    how = _how(dtype, device, variant)
+    """A cascade of one folder, file or hub id per stage, small first, whose networks torch runs. dtype: None for
+    float32. ValueError names what does not fit, before weights are read; but for NaN and infinities in them."""
+    from pydiff.folders.torch_networks import torch_networks
+
+    networks = torch_networks(dtype, device, variant)
     words = None if tokenizer is None else Path(tokenizer)
-    indexes = [_read(model, variant, words, prediction_type) for model in models]
+    return open_indexes([_read(model, variant, words, prediction_type) for model in models], networks, name)
+
+
+def open_indexes(indexes: Sequence[Index], networks: Networks, name: str) -> Cascade:
+    """A cascade of what folders say of themselves, small first, and an engine's networks. ValueError as
+    `open_cascade`."""
     stages: list[Stage] = []
     text: TextEncoder | None = None
     with weights_last():
         for index in indexes:
-            for stage in open_stages(index, how, text):
+            for stage in open_stages(index, networks.of(index), text):
                 stages.append(_in_place(index, stage, stages))
                 text = text or stage.text
     size = indexes[0].settings.get("size")  # one that the folders given do not reach is passed over
@@ -58,19 +66,6 @@ def _read(
         if value is not None:
             raise ValueError(f"{name} is for single files, but {model} is none; its folder says that itself")
     return read_index(hub_folder(model, variant) if is_hub_id(model) else Path(model))
-
-
-def _how(dtype: torch.dtype, device: str | torch.device, variant: str | None) -> How:
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype is {dtype}; expected one of {', '.join(map(str, DTYPES))}")
-    try:
-        where = torch.device(device)
-        torch.empty(1, device=where)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise ValueError(f"device is {device!r}, which does not work here: {str(error).splitlines()[0]}") from error
-    if where.type == "meta":
-        raise ValueError("device is 'meta', which holds no weights; expected one that computes, such as 'cpu'")
-    return How(dtype, where, variant)
 
 
 def _in_place(index: Index, stage: Stage, before: Sequence[Stage]) -> Stage:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-import torch
+import numpy as np
 
 from pydiff.cascade import INSTRUCT, RESTORE, UPSCALE, Stage
 from pydiff.folders.index import Index
-from pydiff.models.unet import UNet
-from pydiff.models.unet2d import UNet2D
 from pydiff.models.unet_checks import check_cond
+from pydiff.models.unet_config import UNetConfig
+from pydiff.networks import Denoiser
 from pydiff.nn.cond import Cond
 from pydiff.unclip import UnCLIP
 from pydiff.vision import ExampleEncoder
@@ -18,7 +19,7 @@ from pydiff.vision import ExampleEncoder
 MICRO = {5: "aesthetic", 6: "sizes"}  # Stable Diffusion XL's added numbers: of the refiner, of the base
 
 
-def size_of(unet: UNet | UNet2D, where: Path, factor: int) -> tuple[int, int]:
+def size_of(unet: Denoiser, where: Path, factor: int) -> tuple[int, int]:
     """Height and width in pixels."""
     sample = unet.config.sample_size
     if sample is None:
@@ -44,7 +45,7 @@ def checked(index: Index, stage: Stage, name: str = "unet") -> Stage:
     return stage
 
 
-def _check_pixels(index: Index, where: Path, unet: UNet | UNet2D, expected: int) -> None:
+def _check_pixels(index: Index, where: Path, unet: Denoiser, expected: int) -> None:
     if unet.config.in_channels != expected:
         raise ValueError(f"{where} takes {unet.config.in_channels} channels; a {index.pipeline}'s takes {expected}")
     if unet.config.out_channels not in (3, 6):
@@ -70,7 +71,7 @@ def _check_conditioning(where: Path, stage: Stage) -> None:
     """That the network takes the states of the text encoder, or the tokens of examples in their place; its sizes and,
     above a base stage, a noise level."""
     unet, example = stage.unet, stage.traits.get("example")
-    if not isinstance(unet, UNet) or not (unet.reads_text or stage.text or example):
+    if not isinstance(unet.config, UNetConfig) or not (unet.reads_text or stage.text or example):
         return
     if isinstance(example, ExampleEncoder):
         cond = _cond(stage, example.width, None)
@@ -86,16 +87,17 @@ def _check_conditioning(where: Path, stage: Stage) -> None:
 
 def _cond(stage: Stage, width: int, pooled: int | None) -> Cond:
     """What the pipeline gives the network, of the shapes that it has."""
-    labels = None if stage.noising is None else torch.zeros(1, dtype=torch.long)
-    added = None
+    labels: Any = None if stage.noising is None else np.zeros(1, dtype=np.int64)
+    added: Any = None
     if "micro" in stage.traits:
         numbers = next(count for count, name in MICRO.items() if name == stage.traits["micro"])
-        added = {"text_embeds": torch.zeros(1, pooled or 0), "time_ids": torch.zeros(1, numbers)}
+        added = {"text_embeds": np.zeros((1, pooled or 0)), "time_ids": np.zeros((1, numbers))}
     unclip = stage.traits.get("unclip")
     if isinstance(unclip, UnCLIP):
         config = unclip.projection.config
-        width, labels = config.cross_attention_dim, torch.zeros(1, config.time_embed_dim)
-    return Cond(torch.zeros(1, 1, width), labels=labels, added=added)
+        width, labels = config.cross_attention_dim, np.zeros((1, config.time_embed_dim))
+    text: Any = np.zeros((1, 1, width))
+    return Cond(text, labels=labels, added=added)
 
 
 def check_unclip(index: Index, stage: Stage) -> None:

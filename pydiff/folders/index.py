@@ -8,23 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import torch
-
 from pydiff.cascade import StageDefaults
 from pydiff.diffusion.config import SamplerConfig, sampler_from_scheduler_config
 from pydiff.diffusion.ddpm import VARIANCE_TYPES
 from pydiff.diffusion.levels import NoiseSchedule
-from pydiff.models.autoencoder import Autoencoder
-from pydiff.models.autoencoder_config import AutoencoderConfig
+from pydiff.folders.networks import Networks
 from pydiff.models.rules import NUMBER
-from pydiff.models.unet import UNet
+from pydiff.networks import Codec, Denoiser
 from pydiff.text.encoders import TextEncoder
-from pydiff.text.loading import load_text_encoder
-from pydiff.weights import load_autoencoder, load_unet, read_json
-from pydiff.weights.files import inside, read_config
-from pydiff.weights.network import when_read
+from pydiff.text.loading import open_text_encoder
+from pydiff.weights.files import inside, read_json
 
-Network = TypeVar("Network", bound=torch.nn.Module)
 Made = TypeVar("Made")
 
 SWAP = ("cross_replace", "self_replace", "pooled_replace", "spatial_replace")  # what edits that swap words do here
@@ -109,22 +103,6 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-class How(NamedTuple):
-    """In which type, where, and from which files networks are opened."""
-
-    dtype: torch.dtype = torch.float32
-    device: torch.device = torch.device("cpu")
-    variant: str | None = None
-
-    def place(self, network: Network) -> Network:
-        """On the device; on the CPU in the layout that convolutions are fastest in. Once its weights are read."""
-        if self.device.type == "cpu":
-            when_read(lambda: network.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
-        else:
-            when_read(lambda: network.to(self.device))
-        return network
-
-
 @dataclass(frozen=True)
 class Index:
     """A folder, its pipeline class, and its two files; how what it holds is opened."""
@@ -165,24 +143,21 @@ class Index:
             raise ValueError(f"{path} is missing; {self.folder / 'model_index.json'} says it is a {made_by}")
         return path
 
-    def unet(self, how: How) -> UNet:
-        folder = self.component("unet", "UNet2DConditionModel")
-        return how.place(load_unet(folder, how.dtype, variant=how.variant))
+    def unet(self, networks: Networks, name: str = "unet") -> Denoiser:
+        return networks.unet(self.component(name, "UNet2DConditionModel"))
 
-    def autoencoder(self, how: How) -> Autoencoder:
-        """In float32 where float16 would overflow."""
-        folder = self.component("vae", "AutoencoderKL")
-        config = read_config(folder, AutoencoderConfig.from_dict)
-        return how.place(load_autoencoder(folder, codec_dtype(config, how.dtype), variant=how.variant))
+    def unet2d(self, networks: Networks, name: str = "unet") -> Denoiser:
+        return networks.unet2d(self.component(name, "UNet2DModel"))
 
-    def words(self, how: How) -> TextEncoder:
+    def autoencoder(self, networks: Networks) -> Codec:
+        return networks.autoencoder(self.component("vae", "AutoencoderKL"))
+
+    def words(self, networks: Networks) -> TextEncoder:
         """The folder's own text encoder."""
         for name in filter(self.has, sorted(self.values)):
             if name.startswith(("text_encoder", "tokenizer")):
                 self.component(name, *(TEXTS[self.family.name] if name.startswith("text_encoder") else ()))
-        encoder = load_text_encoder(self.folder, self.settings.get("words", ()), how.dtype, variant=how.variant)
-        when_read(lambda: encoder.to(how.device))
-        return encoder
+        return open_text_encoder(self.folder, networks, self.settings.get("words", ()))
 
     def scheduler(self, name: str = "scheduler") -> Mapping[str, Any]:
         return read_json(inside(self.component(name), "scheduler_config.json"))
@@ -211,10 +186,6 @@ class Index:
                 f"{self.folder / 'model_index.json'} has {component} = {entry!r}; expected [library, class]"
             )
         return entry[0], entry[1]
-
-
-def codec_dtype(config: AutoencoderConfig, dtype: torch.dtype) -> torch.dtype:
-    return torch.float32 if dtype == torch.float16 and config.force_upcast else dtype
 
 
 def read_index(folder: Path) -> Index:

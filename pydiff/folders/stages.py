@@ -19,26 +19,23 @@ from pydiff.folders.index import (
     UNWORDED,
     UPSCALER,
     XL,
-    How,
     Index,
 )
+from pydiff.folders.networks import Networks
 from pydiff.folders.unclip import open_unclip
 from pydiff.text.encoders import TextEncoder
-from pydiff.vision import load_example_encoder
-from pydiff.weights import load_unet2d
-from pydiff.weights.network import when_read
 
 
-def open_stages(index: Index, how: How, text: TextEncoder | None) -> tuple[Stage, ...]:
+def open_stages(index: Index, networks: Networks, text: TextEncoder | None) -> tuple[Stage, ...]:
     """The stage in a folder, or its stages. text: the encoder of the stage before, which others of its model share."""
     family = index.family.name
     if family == UNCLIP:
-        return open_unclip(index, how)
+        return open_unclip(index, networks)
     if family == UPSCALER:
-        stage = _upscaler(index, how, text)
+        stage = _upscaler(index, networks, text)
     elif family == XL:
         scored = index.values.get("requires_aesthetics_score", False) is True
-        stage = _latent(index, how, MICRO[5 if scored else 6])
+        stage = _latent(index, networks, MICRO[5 if scored else 6])
     else:
         open_stage = {
             PIXELS: _pixels,
@@ -49,51 +46,51 @@ def open_stages(index: Index, how: How, text: TextEncoder | None) -> tuple[Stage
             RESTORER: _restorer,
             INSTRUCTED: _instructed,
         }[family]
-        stage = open_stage(index, how)
+        stage = open_stage(index, networks)
     return (checked(index, stage),)
 
 
-def _pixels(index: Index, how: How) -> Stage:
+def _pixels(index: Index, networks: Networks) -> Stage:
     """DeepFloyd IF's first stage, and others of its make."""
     traits = {"swap": index.settings["swap"]} if "swap" in index.settings else {}
-    return dataclasses.replace(_with_unet(index, how), text=index.words(how), traits=traits)
+    return dataclasses.replace(_with_unet(index, networks), text=index.words(networks), traits=traits)
 
 
-def _restorer(index: Index, how: How) -> Stage:
+def _restorer(index: Index, networks: Networks) -> Stage:
     """Palette: any U-Net on pixels; one that reads text is given the empty prompt."""
-    stage = _pixels(index, how) if index.has("text_encoder") else _unworded(index, how)
+    stage = _pixels(index, networks) if index.has("text_encoder") else _unworded(index, networks)
     return dataclasses.replace(stage, kind=RESTORE)
 
 
-def _instructed(index: Index, how: How) -> Stage:
+def _instructed(index: Index, networks: Networks) -> Stage:
     """InstructPix2Pix in pixels."""
     traits = {"image_guidance_scale": index.settings.get("image_guidance_scale", index.family.image_guidance_scale)}
-    return dataclasses.replace(_pixels(index, how), kind=INSTRUCT, traits=traits)
+    return dataclasses.replace(_pixels(index, networks), kind=INSTRUCT, traits=traits)
 
 
-def _upscaler(index: Index, how: How, text: TextEncoder | None) -> Stage:
+def _upscaler(index: Index, networks: Networks, text: TextEncoder | None) -> Stage:
     """DeepFloyd IF's second stage: it reads what the first one read."""
     noising = index.noising("image_noising_scheduler")
-    stage = _with_unet(index, how)
+    stage = _with_unet(index, networks)
     if not stage.unet.reads_text:  # nor can it be guided
         text, stage = None, dataclasses.replace(stage, defaults=stage.defaults._replace(guidance_scale=1.0))
     elif text is None and index.has("text_encoder"):
-        text = index.words(how)
+        text = index.words(networks)
     return dataclasses.replace(stage, text=text, kind=UPSCALE, noising=noising)
 
 
-def _with_unet(index: Index, how: How) -> Stage:
+def _with_unet(index: Index, networks: Networks) -> Stage:
     """A U-Net on pixels."""
-    sampling, unet = index.sampling(), index.unet(how)
+    sampling, unet = index.sampling(), index.unet(networks)
     if "variance_type" in index.settings:  # what ddpm may use; the folder's own sampler need not know it
         kept = {**sampling.options, "variance_type": index.settings["variance_type"]}
         sampling = dataclasses.replace(sampling, options=kept)
     return Stage(unet, sampling, size_of(unet, index.folder / "unet", 1), index.defaults)
 
 
-def _latent(index: Index, how: How, micro: str | None = None) -> Stage:
+def _latent(index: Index, networks: Networks, micro: str | None = None) -> Stage:
     """Stable Diffusion 1, 2 and XL, their inpainting models, XL's refiner, and InstructPix2Pix."""
-    sampling, unet, codec = index.sampling(), index.unet(how), index.autoencoder(how)
+    sampling, unet, codec = index.sampling(), index.unet(networks), index.autoencoder(networks)
     latent, image_scale = codec.config.latent_channels, index.family.image_guidance_scale
     kind = {latent: PLAIN, 2 * latent + 1: INPAINT, 2 * latent: INSTRUCT}.get(unet.config.in_channels)
     if kind is None or (kind == INSTRUCT) != (image_scale is not None):
@@ -109,39 +106,37 @@ def _latent(index: Index, how: How, micro: str | None = None) -> Stage:
         index.defaults,
         kind,
         codec,
-        text=index.words(how),
+        text=index.words(networks),
         traits={name: value for name, value in traits.items() if value is not None},
     )
 
 
-def _latent_upscaler(index: Index, how: How) -> Stage:
+def _latent_upscaler(index: Index, networks: Networks) -> Stage:
     """The x4 upscaler of Stable Diffusion: noised pixels beside latents of their size."""
     noising = index.noising("low_res_scheduler")
-    sampling, unet, codec = index.sampling(), index.unet(how), index.autoencoder(how)
+    sampling, unet, codec = index.sampling(), index.unet(networks), index.autoencoder(networks)
     expected = codec.config.latent_channels + 3
     if unet.config.in_channels != expected:
         raise ValueError(f"{index.folder / 'unet'} takes {unet.config.in_channels} channels; expected {expected}")
     most = whole("max_noise_level", index.values.get("max_noise_level", 350), 0)
     traits = {"scale": codec.factor, "max_noise_level": min(most, noising.num_train_timesteps - 1)}
     size = size_of(unet, index.folder / "unet", codec.factor)
-    return Stage(unet, sampling, size, index.defaults, UPSCALE, codec, noising, index.words(how), traits)
+    return Stage(unet, sampling, size, index.defaults, UPSCALE, codec, noising, index.words(networks), traits)
 
 
-def _unworded(index: Index, how: How) -> Stage:
+def _unworded(index: Index, networks: Networks) -> Stage:
     """A U-Net of pixels that reads no words."""
-    sampling, folder = index.sampling(), index.component("unet", "UNet2DModel")
-    unet = how.place(load_unet2d(folder, how.dtype, variant=how.variant))
-    return Stage(unet, sampling, size_of(unet, folder, 1), index.defaults)
+    sampling, unet = index.sampling(), index.unet2d(networks)
+    return Stage(unet, sampling, size_of(unet, index.folder / "unet", 1), index.defaults)
 
 
-def _exemplar(index: Index, how: How) -> Stage:
+def _exemplar(index: Index, networks: Networks) -> Stage:
     """Paint by Example: Stable Diffusion that fills holes and is told of a picture in the place of words."""
-    sampling, unet, codec = index.sampling(), index.unet(how), index.autoencoder(how)
+    sampling, unet, codec = index.sampling(), index.unet(networks), index.autoencoder(networks)
     expected = 2 * codec.config.latent_channels + 1
     if unet.config.in_channels != expected:
         raise ValueError(f"{index.folder / 'unet'} takes {unet.config.in_channels} channels; expected {expected}")
-    network, extractor = index.component("image_encoder", "PaintByExampleImageEncoder"), "feature_extractor"
-    example = load_example_encoder(network, index.component(extractor), how.dtype, variant=how.variant)
-    when_read(lambda: example.to(how.device))
+    encoder = index.component("image_encoder", "PaintByExampleImageEncoder")
+    example = networks.example(encoder, index.component("feature_extractor"))
     size = size_of(unet, index.folder / "unet", codec.factor)
     return Stage(unet, sampling, size, index.defaults, EXAMPLE, codec, traits={"example": example})

@@ -7,14 +7,11 @@ Modules carry the names of the checkpoint's keys (diffusers' AutoencoderKL), so 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 
 from pydiff.models.autoencoder_config import AutoencoderConfig
-from pydiff.models.tiling import tiled
+from pydiff.models.coding import Coding
 from pydiff.nn.activations import norm_act
 from pydiff.nn.attention import PixelSpec
 from pydiff.nn.blocks import BlockSpec, MidBlock
@@ -24,15 +21,10 @@ from pydiff.nn.resnet import Downsample, ResnetBlock, ResnetSpec, Upsample
 __all__ = ["Autoencoder", "AutoencoderConfig"]
 
 _EPS = 1e-6  # of every norm
-_LOGVAR = (-30.0, 20.0)
 
 
-class Autoencoder(nn.Module):
-    """Pictures (B, C_in, H, W) in [-1, 1] to latents (B, C, H / factor, W / factor) and back.
-
-    Kingma and Welling 2014; Rombach et al. 2022, section 3.1 and appendix G. A diffusion network works on
-    `scaled(encode(image))`, and what it makes is seen as `decode(unscaled(z))`.
-    """
+class Autoencoder(Coding, nn.Module):
+    """The same by torch, in the type of the weights."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
@@ -44,14 +36,14 @@ class Autoencoder(nn.Module):
         self.post_quant_conv = nn.Conv2d(channels, channels, 1) if config.use_post_quant_conv else None
 
     @property
-    def factor(self) -> int:
-        """Pixels per latent, along each edge."""
-        return self.config.factor
+    def like(self) -> Tensor:
+        """One of its weights."""
+        return self.decoder.conv_in.weight
 
     @property
     def dtype(self) -> torch.dtype:
         """That of the weights, in which the network computes."""
-        return self.decoder.conv_in.weight.dtype
+        return self.like.dtype
 
     @property
     def needs_upcast(self) -> bool:
@@ -62,88 +54,13 @@ class Autoencoder(nn.Module):
         """
         return self.config.force_upcast and self.dtype == torch.float16
 
-    def encode(
-        self, image: Tensor, noise: Tensor | None = None, *, tiling: bool = False, slicing: bool = False
-    ) -> Tensor:
-        """Latents (B, C, h, w) of image (B, C_in, H, W) in [-1, 1], not scaled: the mean of q(z | image), or a sample.
-
-        noise: standard normal (B, C, h, w); the latents are then mean + std noise. tiling: where H or W exceeds the
-        config's sample_size, work on tiles of that size and blend them; norms see one tile at a time, so colours may
-        drift between tiles. slicing: one picture at a time, with the same result in less memory. Computes in the
-        weights' dtype, returns image's. Raises ValueError for other shapes or numbers, H or W that `factor` does not
-        divide, and tiling with a sample_size that 4 factor does not divide.
-        """
-        config, factor = self.config, self.factor
-        _check("image", image, config.in_channels, factor)
-        shape = (image.shape[0], config.latent_channels, image.shape[2] // factor, image.shape[3] // factor)
-        if noise is not None and (tuple(noise.shape) != shape or not noise.is_floating_point()):
-            raise ValueError(f"noise is {noise.dtype} {tuple(noise.shape)}; expected floats {shape}, one per latent")
-        moments = self._run(self._moments, image, self._overlaps() if tiling else None, slicing)
-        mean, logvar = moments.chunk(2, dim=1)
-        if noise is not None:
-            mean = mean + torch.exp(logvar.clamp(*_LOGVAR) / 2) * noise.to(mean)
-        return mean.to(image.dtype)
-
-    def decode(self, latents: Tensor, *, tiling: bool = False, slicing: bool = False) -> Tensor:
-        """Pictures (B, C_out, H, W) of unscaled latents (B, C, h, w), in about [-1, 1], not clamped.
-
-        tiling, slicing and dtypes as in `encode`. Raises ValueError for other shapes or numbers, and for tiling as
-        `encode` does.
-        """
-        _check("latents", latents, self.config.latent_channels)
-        overlaps = self._overlaps()[::-1] if tiling else None
-        return self._run(self._picture, latents, overlaps, slicing).to(latents.dtype)
-
-    def scaled(self, latents: Tensor) -> Tensor:
-        """Latents (B, C, h, w) of `encode` with the variance that a diffusion network expects, about 1.
-
-        (z - mean) scaling_factor / std, where mean is latents_mean, shift_factor or 0, and std latents_std or 1
-        (Rombach et al. 2022, appendix D.1). Raises ValueError for other shapes or numbers.
-        """
-        _check("latents", latents, self.config.latent_channels)
-        mean, std = self._statistics(latents)
-        return (latents - mean) * self.config.scaling_factor / std
-
-    def unscaled(self, latents: Tensor) -> Tensor:
-        """The inverse of `scaled`: what `decode` takes, of what a diffusion network made."""
-        _check("latents", latents, self.config.latent_channels)
-        mean, std = self._statistics(latents)
-        return latents * std / self.config.scaling_factor + mean
-
     def _moments(self, image: Tensor) -> Tensor:
-        """Mean and logvar of the latents, (B, 2 C, h, w)."""
         moments: Tensor = self.encoder(image)
         return moments if self.quant_conv is None else self.quant_conv(moments)
 
     def _picture(self, latents: Tensor) -> Tensor:
         picture: Tensor = self.decoder(latents if self.post_quant_conv is None else self.post_quant_conv(latents))
         return picture
-
-    def _run(
-        self, network: Callable[[Tensor], Tensor], x: Tensor, overlaps: tuple[int, int] | None, slicing: bool
-    ) -> Tensor:
-        """network(x) in the weights' dtype; in tiles where overlaps are given, in single pictures where slicing."""
-        run = network if overlaps is None else partial(tiled, network, overlap=overlaps[0], overlap_out=overlaps[1])
-        x = x.to(self.dtype)
-        return torch.cat([run(one) for one in x.split(1)]) if slicing else run(x)
-
-    def _overlaps(self) -> tuple[int, int]:
-        """What two tiles share, a quarter of their edge: in pixels, in latents."""
-        edge, factor = self.config.tile_size, self.factor
-        if edge % (4 * factor):
-            raise ValueError(
-                f"tiling needs a sample_size that {4 * factor} divides, since tiles overlap by a quarter of it; the "
-                f"config says {edge}: leave tiling off"
-            )
-        return edge // 4, edge // (4 * factor)
-
-    def _statistics(self, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
-        """Mean and standard deviation of the latents: numbers, or (C, 1, 1) tensors."""
-        config = self.config
-        if config.latents_mean is None or config.latents_std is None:
-            return config.shift_factor or 0.0, 1.0
-        mean, std = torch.tensor([config.latents_mean, config.latents_std], dtype=torch.float64).to(like)
-        return mean[:, None, None], std[:, None, None]
 
 
 class Encoder(nn.Module):
@@ -241,14 +158,3 @@ def _mid_spec(config: AutoencoderConfig) -> BlockSpec:
 def _resnets(in_channels: int, channels: int, layers: int, spec: ResnetSpec) -> nn.ModuleList:
     ins = [in_channels] + [channels] * (layers - 1)
     return nn.ModuleList(ResnetBlock(count, channels, spec) for count in ins)
-
-
-def _check(name: str, x: Tensor, channels: int, factor: int = 1) -> None:
-    """Raise ValueError unless x is floats (B, channels, H, W), and factor divides H and W."""
-    if x.ndim != 4 or x.shape[1] != channels or not x.is_floating_point() or x.numel() == 0:
-        raise ValueError(f"{name} is {x.dtype} {tuple(x.shape)}; expected floats (B, {channels}, H, W), none of them 0")
-    height, width = x.shape[2:]
-    if height % factor or width % factor:
-        raise ValueError(
-            f"{name} has {height}x{width} pixels; expected a height and width that {factor} divides: crop or resize it"
-        )

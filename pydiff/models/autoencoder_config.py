@@ -26,7 +26,7 @@ from pydiff.models.rules import (
     tuple_of,
     write_fields,
 )
-from pydiff.nn.activations import ACTIVATIONS
+from pydiff.nn.names import ACTIVATION_NAMES
 
 CLASS_NAME = "AutoencoderKL"
 
@@ -112,7 +112,7 @@ _RULES: dict[str, Rule] = {
     "up_block_types": tuple_of(one_of("UpDecoderBlock2D")),
     "block_out_channels": tuple_of(COUNT),
     "layers_per_block": LAYERS,
-    "act_fn": named(ACTIVATIONS),
+    "act_fn": named(ACTIVATION_NAMES),
     "latent_channels": COUNT,
     "norm_num_groups": COUNT,
     "sample_size": (

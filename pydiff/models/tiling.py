@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
-from torch import Tensor
+from pydiff.arrays import Array, namespace
 
 
-def tiled(network: Callable[[Tensor], Tensor], x: Tensor, overlap: int, overlap_out: int) -> Tensor:
+def tiled(network: Callable[[Array], Array], x: Array, overlap: int, overlap_out: int) -> Array:
     """network(x) from square tiles, each sharing a quarter of its edge with the next one and blended there.
 
     x (B, C, H, W) -> (B, C', H', W'), where the network turns every `overlap` pixels into `overlap_out`. A tile has an
@@ -19,10 +18,11 @@ def tiled(network: Callable[[Tensor], Tensor], x: Tensor, overlap: int, overlap_
     edge, step, kept = 4 * overlap, 3 * overlap, 3 * overlap_out
     if max(x.shape[2:]) <= edge:
         return network(x)
-    rows: list[Tensor] = []
-    above: list[Tensor] = []
+    xp = namespace(x)
+    rows: list[Array] = []
+    above: list[Array] = []
     for top in range(0, x.shape[2], step):
-        row: list[Tensor] = []
+        row: list[Array] = []
         for left in range(0, x.shape[3], step):
             tile = network(x[:, :, top : top + edge, left : left + edge])
             if above:
@@ -30,16 +30,22 @@ def tiled(network: Callable[[Tensor], Tensor], x: Tensor, overlap: int, overlap_
             if row:
                 tile = _blended(row[-1], tile, 3, overlap_out)
             row.append(tile)
-        rows.append(torch.cat([tile[:, :, :kept, :kept] for tile in row], dim=3))
+        rows.append(xp.concat([tile[:, :, :kept, :kept] for tile in row], axis=3))
         above = row
-    return torch.cat(rows, dim=2)
+    whole: Array = xp.concat(rows, axis=2)
+    return whole
 
 
-def _blended(before: Tensor, tile: Tensor, dim: int, extent: int) -> Tensor:
-    """tile, its first pixels along dim mixed with the last ones of the tile before it; at an edge there are fewer."""
-    extent = min(tile.shape[dim], extent)
-    share = torch.arange(extent, device=tile.device, dtype=tile.dtype) / extent
-    share = share.view(-1, *(1,) * (3 - dim))
-    old, new = before.narrow(dim, before.shape[dim] - extent, extent), tile.narrow(dim, 0, extent)
-    rest = tile.narrow(dim, extent, tile.shape[dim] - extent)
-    return torch.cat([old * (1 - share) + new * share, rest], dim=dim)
+def _blended(before: Array, tile: Array, axis: int, extent: int) -> Array:
+    """tile, its first pixels along the axis mixed with the last ones of the tile before; at an edge there are fewer."""
+    extent = min(tile.shape[axis], extent)
+    xp = namespace(tile)
+    share = xp.arange(extent, dtype=tile.dtype, device=tile.device) / extent
+    share = share.reshape((-1, *(1,) * (3 - axis)))
+    old, new = _part(before, axis, before.shape[axis] - extent), _part(tile, axis, 0, extent)
+    mixed: Array = xp.concat([old * (1 - share) + new * share, _part(tile, axis, extent)], axis=axis)
+    return mixed
+
+
+def _part(x: Array, axis: int, start: int, stop: int | None = None) -> Array:
+    return x[(*(slice(None),) * axis, slice(start, stop))]

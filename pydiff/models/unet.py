@@ -21,7 +21,7 @@ from pydiff.nn.attention import AttentionSpec, TextLayer
 from pydiff.nn.blocks import BlockSpec, DownBlock, MidBlock, UpBlock
 from pydiff.nn.cond import Cond, Prepared
 from pydiff.nn.embeddings import TextTimeEmbedding, TimestepEmbedding, sinusoidal
-from pydiff.nn.layer import Layer, name_layers
+from pydiff.nn.layer import Layered, name_layers
 from pydiff.nn.resnet import ResnetSpec
 
 __all__ = ["UNet", "UNetConfig"]
@@ -29,7 +29,7 @@ __all__ = ["UNet", "UNetConfig"]
 _MASKED = -10000.0  # score bias of a token that is not attended to
 
 
-class UNet(nn.Module):
+class UNet(Layered):
     """eps, v or x0 (as trained; with 2C channels also the variance) of a noisy picture.
 
     Ronneberger et al. 2015; Ho et al. 2020; Rombach et al. 2022 (separate attention); Saharia et al. 2022 (joint).
@@ -59,7 +59,7 @@ class UNet(nn.Module):
         self.text_layers = [layer for layer in self.modules() if isinstance(layer, TextLayer)]
         for index, layer in enumerate(self.text_layers):
             layer.layer = index
-        self.layers: dict[str, Layer] = name_layers(self)
+        self.layers = name_layers(self)
         self.reads_text = bool(self.text_layers) or config.addition_embed_type == "text"
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond | Prepared) -> Tensor:
@@ -71,7 +71,8 @@ class UNet(nn.Module):
         config = self.config
         prepared = cond if isinstance(cond, Prepared) else self.prepare(cond)
         t = torch.as_tensor(t, device=x.device)
-        check_input(config, x, t, prepared, len(self.text_layers))
+        if not torch.compiler.is_exporting():  # where sizes are symbols
+            check_input(config, x, t, prepared, len(self.text_layers))
         emb = self.time_embedding(self._sinusoidal(t.expand(x.shape[0]), config.block_out_channels[0]))
         emb = emb if prepared.emb is None else emb + _told(prepared)
         if config.time_embedding_act_fn is not None:
@@ -96,7 +97,8 @@ class UNet(nn.Module):
         Text is passed over by a network that reads none. Raises ValueError for a part of the Cond that is missing, of
         another shape, or that this network cannot use.
         """
-        check_cond(self.config, cond, self.reads_text)
+        if not torch.compiler.is_exporting():
+            check_cond(self.config, cond, self.reads_text)
         dtype = self.conv_in.weight.dtype
         text = cond.text.to(dtype) if cond.text is not None and self.reads_text else None
         emb = None if cond.labels is None else self._embed_labels(cond.labels)

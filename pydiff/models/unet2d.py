@@ -21,13 +21,13 @@ from pydiff.nn.attention import PixelSpec
 from pydiff.nn.blocks import BlockSpec, DownBlock, MidBlock, UpBlock
 from pydiff.nn.cond import Cond, Prepared
 from pydiff.nn.embeddings import TimestepEmbedding, sinusoidal
-from pydiff.nn.layer import Layer, name_layers
+from pydiff.nn.layer import Layered, name_layers
 from pydiff.nn.resnet import ResnetSpec
 
 __all__ = ["UNet2D", "UNet2DConfig"]
 
 
-class UNet2D(nn.Module):
+class UNet2D(Layered):
     """eps, v or x0 (as trained; with 2C channels also the variance) of a noisy picture, without text.
 
     Ho et al. 2020; Dhariwal and Nichol 2021 (class labels, residual resampling, scale and shift).
@@ -50,7 +50,7 @@ class UNet2D(nn.Module):
 
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, channels, eps=config.norm_eps)
         self.conv_out = nn.Conv2d(channels, config.out_channels, 3, padding=1)
-        self.layers: dict[str, Layer] = name_layers(self)
+        self.layers = name_layers(self)
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond | Prepared) -> Tensor:
         """x (B, C_in, H, W) noisy picture, t (B,) or scalar training step (any number type), cond of the same B.
@@ -60,7 +60,8 @@ class UNet2D(nn.Module):
         """
         prepared = cond if isinstance(cond, Prepared) else self.prepare(cond)
         t = torch.as_tensor(t, device=x.device)
-        check_input(self.config, x, t, prepared, 0)
+        if not torch.compiler.is_exporting():  # where sizes are symbols
+            check_input(self.config, x, t, prepared, 0)
         emb = self.time_embedding(self._sinusoidal(t.expand(x.shape[0])))
         emb = emb if prepared.emb is None else emb + prepared.emb
 
@@ -84,7 +85,8 @@ class UNet2D(nn.Module):
         "identity", otherwise None. Text and mask are passed over. Raises ValueError for other labels, for `added`, and
         for an edit.
         """
-        check_cond(self.config, cond, self.reads_text)
+        if not torch.compiler.is_exporting():
+            check_cond(self.config, cond, self.reads_text)
         return Prepared(None if cond.labels is None else self._embed_labels(cond.labels), (), None)
 
     def _sinusoidal(self, t: Tensor) -> Tensor:

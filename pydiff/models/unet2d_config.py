@@ -27,7 +27,7 @@ from pydiff.models.rules import (
     write_fields,
 )
 from pydiff.models.unet_config import Kind
-from pydiff.nn.activations import ACTIVATIONS
+from pydiff.nn.names import ACTIVATION_NAMES
 
 CLASS_NAME = "UNet2DModel"
 
@@ -157,7 +157,7 @@ _RULES: dict[str, Rule] = {
     "downsample_type": one_of("conv", "resnet"),
     "upsample_type": one_of("conv", "resnet"),
     "dropout": DROPOUT,
-    "act_fn": named(ACTIVATIONS),
+    "act_fn": named(ACTIVATION_NAMES),
     "attention_head_dim": optional(COUNT),
     "norm_num_groups": COUNT,
     "attn_norm_num_groups": optional(COUNT),

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from typing import Any
 
-from torch import Tensor
-
+from pydiff.arrays import Array, is_array, is_floating
 from pydiff.models.unet2d_config import UNet2DConfig
 from pydiff.models.unet_config import ADDED_KEYS, UNetConfig
 from pydiff.nn.cond import Cond, Prepared
 from pydiff.nn.edit import AttentionEdit
 
 
-def check_input(config: UNetConfig | UNet2DConfig, x: Tensor, t: Tensor, cond: Prepared, layers: int) -> None:
+def check_input(config: UNetConfig | UNet2DConfig, x: Array, t: Array, cond: Prepared, layers: int) -> None:
     """Raise ValueError unless x, t and cond fit each other and the network, in which `layers` layers read text."""
     smallest = 2 ** (config.levels - 1)
-    if x.ndim != 4 or x.shape[1] != config.in_channels or not x.is_floating_point() or min(x.shape[2:]) < smallest:
+    if x.ndim != 4 or x.shape[1] != config.in_channels or not is_floating(x) or min(x.shape[2:]) < smallest:
         raise ValueError(
             f"x is {x.dtype} {tuple(x.shape)}; expected floats (B, {config.in_channels}, H, W), "
             f"H and W at least {smallest}"
         )
     batch = x.shape[0]
-    if t.ndim > 1 or t.numel() not in (1, batch):
+    if t.ndim > 1 or math.prod(t.shape) not in (1, batch):
         raise ValueError(f"t has shape {tuple(t.shape)}; expected a scalar or ({batch},), one per picture of x")
     if len(cond.text) != layers:
         raise ValueError(f"cond holds keys for {len(cond.text)} layers, not {layers}; prepare it with this network")
@@ -44,9 +45,9 @@ def _check_edit(edit: AttentionEdit, batch: int) -> None:
                 )
 
 
-def _tensors(part: object) -> Iterator[Tensor]:
+def _tensors(part: Any) -> Iterator[Array]:
     """Of a part of an edit, which may hold parts itself."""
-    if isinstance(part, Tensor):
+    if is_array(part):
         yield part
     elif isinstance(part, tuple):
         for one in part:
@@ -72,7 +73,7 @@ def check_cond(config: UNetConfig | UNet2DConfig, cond: Cond, reads_text: bool) 
         raise ValueError(f"the parts of cond are for {sorted(batches)} pictures; give every part one row per picture")
 
 
-def _check_text(config: UNetConfig, text: Tensor | None, mask: Tensor | None) -> int:
+def _check_text(config: UNetConfig, text: Array | None, mask: Array | None) -> int:
     if text is None or text.ndim != 3 or text.shape[1] == 0 or text.shape[2] != config.text_dim:
         came = "missing" if text is None else f"of shape {tuple(text.shape)}"
         raise ValueError(f"text is {came}; expected encoder states (B, T, {config.text_dim})")
@@ -81,7 +82,7 @@ def _check_text(config: UNetConfig, text: Tensor | None, mask: Tensor | None) ->
     return text.shape[0]
 
 
-def _check_labels(config: UNetConfig | UNet2DConfig, labels: Tensor | None) -> int | None:
+def _check_labels(config: UNetConfig | UNet2DConfig, labels: Array | None) -> int | None:
     classes, width = config.num_class_embeds, config.labels_dim
     if config.class_embed_type is None and classes is None:
         if labels is not None:
@@ -92,13 +93,13 @@ def _check_labels(config: UNetConfig | UNet2DConfig, labels: Tensor | None) -> i
         came = "missing" if labels is None else f"of shape {tuple(labels.shape)}"
         raise ValueError(f"labels are {came}; expected {expected}: the noise level or class of each picture")
     if classes is not None and (
-        labels.is_floating_point() or not bool(((labels >= 0) & (labels < classes)).all())
+        is_floating(labels) or not bool(((labels >= 0) & (labels < classes)).all())
     ):  # fmt: skip
         raise ValueError(f"labels are {labels.dtype} {labels.tolist()}; expected ints from 0 to {classes - 1}")
     return labels.shape[0]
 
 
-def _check_sizes(config: UNetConfig, pooled: Tensor, ids: Tensor) -> int:
+def _check_sizes(config: UNetConfig, pooled: Array, ids: Array) -> int:
     width, each = config.projection_class_embeddings_input_dim or 0, config.addition_time_embed_dim or 0
     if pooled.ndim != 2 or ids.ndim != 2 or pooled.shape[0] != ids.shape[0]:
         raise ValueError(

@@ -30,8 +30,7 @@ from pydiff.models.rules import (
     whole,
     write_fields,
 )
-from pydiff.nn.activations import ACTIVATIONS
-from pydiff.nn.attention import TEXT_NORM_GROUPS
+from pydiff.nn.names import ACTIVATION_NAMES, TEXT_NORM_GROUPS
 
 CLASS_NAME = "UNet2DConditionModel"
 
@@ -229,7 +228,7 @@ _RULES: dict[str, Rule] = {name: per_level(rule) for name, rule in _PER_LEVEL.it
     "downsample_padding": one_of(0, 1),
     "mid_block_scale_factor": FACTOR,
     "dropout": DROPOUT,
-    "act_fn": named(ACTIVATIONS),
+    "act_fn": named(ACTIVATION_NAMES),
     "norm_num_groups": COUNT,
     "norm_eps": FACTOR,
     "reverse_transformer_layers_per_block": one_of(None),
@@ -248,8 +247,8 @@ _RULES: dict[str, Rule] = {name: per_level(rule) for name, rule in _PER_LEVEL.it
     "resnet_out_scale_factor": FACTOR,
     "time_embedding_type": one_of("positional"),
     "time_embedding_dim": optional(COUNT),
-    "time_embedding_act_fn": optional(named(ACTIVATIONS)),
-    "timestep_post_act": optional(named(ACTIVATIONS)),
+    "time_embedding_act_fn": optional(named(ACTIVATION_NAMES)),
+    "timestep_post_act": optional(named(ACTIVATION_NAMES)),
     "time_cond_proj_dim": one_of(None),
     "conv_in_kernel": KERNEL,
     "conv_out_kernel": KERNEL,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pydiff import ops
+from pydiff.ops.group_norm_silu import group_norm_silu
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
@@ -23,5 +23,5 @@ def norm_act(
 ) -> Tensor:
     """act(norm(x) (1 + scale) + shift) of x (B, C, H, W) or (B, C, N); scale, shift (B, C) or None; act may be None."""
     fused = act is not None and ACTIVATIONS[act] is F.silu
-    h = ops.group_norm_silu(x, norm.num_groups, norm.weight, norm.bias, norm.eps, scale=scale, shift=shift, silu=fused)
+    h = group_norm_silu(x, norm.num_groups, norm.weight, norm.bias, norm.eps, scale=scale, shift=shift, silu=fused)
     return h if act is None or fused else ACTIVATIONS[act](h)

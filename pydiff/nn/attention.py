@@ -16,8 +16,7 @@ from pydiff.nn.activations import norm_act
 from pydiff.nn.attend import attend_pixels, attend_text
 from pydiff.nn.cond import Prepared
 from pydiff.nn.layer import Layer
-
-TEXT_NORM_GROUPS = 32  # of JointAttention.norm_cross, in every checkpoint
+from pydiff.nn.names import TEXT_NORM_GROUPS
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -66,6 +65,8 @@ class TextLayer(Layer):
 class SelfAttention(Layer):
     """Pixels attend to pixels: (B, N, C) -> (B, N, C)."""
 
+    attends = "pixels"
+
     def __init__(self, channels: int, heads: int, bias: bool = False) -> None:
         super().__init__()
         self.heads = heads
@@ -98,6 +99,8 @@ class PixelAttention(SelfAttention):
 class TextAttention(TextLayer):
     """Pixels attend to text: (B, N, C) -> (B, N, C)."""
 
+    attends = "text"
+
     def __init__(self, channels: int, heads: int, text_dim: int, masked: bool = True) -> None:
         super().__init__()
         self.heads, self.masked = heads, masked
@@ -121,6 +124,7 @@ class JointAttention(TextLayer):
     def __init__(self, channels: int, spec: AttentionSpec) -> None:
         super().__init__()
         self.heads, self.only_text = spec.heads, spec.only_text
+        self.attends = "text" if spec.only_text else "text and pixels"
         self.group_norm = nn.GroupNorm(spec.groups, channels, eps=1e-5)
         self.norm_cross: nn.GroupNorm | nn.LayerNorm | None = None
         if spec.text_norm == "group_norm":

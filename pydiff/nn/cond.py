@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
-
+from pydiff.arrays import Array, namespace
 from pydiff.nn.edit import AttentionEdit
 
 
 class Cond(NamedTuple):
     """What a network is told beside x and t, as the user has it. edit: what is done to its attention."""
 
-    text: Tensor | None  # (B, T, D) states of the text encoder
-    mask: Tensor | None = None  # (B, T) 1 = attend, 0 = do not; None = attend to all
-    labels: Tensor | None = None  # (B,) noise level of the low-res picture, or class
-    added: Mapping[str, Tensor] | None = None  # Stable Diffusion XL: text_embeds (B, P), time_ids (B, 6)
+    text: Array | None  # (B, T, D) states of the text encoder
+    mask: Array | None = None  # (B, T) 1 = attend, 0 = do not; None = attend to all
+    labels: Array | None = None  # (B,) noise level of the low-res picture, or class
+    added: Mapping[str, Array] | None = None  # Stable Diffusion XL: text_embeds (B, P), time_ids (B, 6)
     edit: AttentionEdit | None = None
 
     def of(self, rows: slice) -> Cond:
@@ -37,20 +35,24 @@ def together(conds: Sequence[Cond]) -> Cond:
     if len(conds) == 1:
         return first
     parts: dict[str, Any] = {
-        name: None if getattr(first, name) is None else torch.cat([getattr(cond, name) for cond in conds])
-        for name in ("text", "mask", "labels")
+        name: _joined([getattr(cond, name) for cond in conds]) for name in ("text", "mask", "labels")
     }
-    added = first.added and {name: torch.cat([(cond.added or {})[name] for cond in conds]) for name in first.added}
+    added = first.added and {name: _joined([(cond.added or {})[name] for cond in conds]) for name in first.added}
     return Cond(**parts, added=added)
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    """Rows one after the other; None where the first is."""
+    return None if parts[0] is None else namespace(*parts).concat(parts)
 
 
 class Prepared(NamedTuple):
     """What a network computes from a Cond alone: constant over the steps of a run, but for the edit, which a run
     replaces. Made by `UNet.prepare`."""
 
-    emb: Tensor | None  # (B, E) added to the embedding of t
-    text: tuple[tuple[Tensor, Tensor], ...]  # keys and values (B, heads, T, d) of the text, per layer that reads it
-    bias: Tensor | None  # (B, 1, 1, T) added to the scores of the text: 0 = attend, -10000 = do not
+    emb: Array | None  # (B, E) added to the embedding of t
+    text: tuple[tuple[Array, Array], ...]  # keys and values (B, heads, T, d) of the text, per layer that reads it
+    bias: Array | None  # (B, 1, 1, T) added to the scores of the text: 0 = attend, -10000 = do not
     edit: AttentionEdit | None = None
 
 

@@ -8,12 +8,11 @@ knows of steps: a run has one AttentionEdit per noise level.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
+from pydiff.arrays import Array, namespace
 
-MapFunction = Callable[[Tensor, Tensor, float], Tensor]  # (source map, target map, progress) -> map
+MapFunction = Callable[[Array, Array, float], Array]  # (source map, target map, progress) -> map
 
 
 class Layers(NamedTuple):
@@ -33,16 +32,16 @@ class PixelEdit(NamedTuple):
     and values (MasaCtrl, cross-frame attention). unborrowed (B,) bools: the rows whose text is edited and whose pixels
     are left alone, if there are any beside rows that borrow maps."""
 
-    source: Tensor
+    source: Array
     borrow: str
     layers: Layers = Layers()
-    unborrowed: Tensor | None = None
+    unborrowed: Array | None = None
 
 
 class RowsIn(NamedTuple):
     """Rows (B,) of a batch, bools or the int64 of other rows, and the layers that they are meant for."""
 
-    rows: Tensor
+    rows: Array
     layers: Layers = Layers()
 
 
@@ -51,7 +50,7 @@ class MapEdit(NamedTuple):
     has a source other than itself. Slow: maps (heads, N, M) are formed in these layers."""
 
     function: MapFunction
-    source: Tensor
+    source: Array
     progress: float
     layers: Layers = Layers()
 
@@ -70,28 +69,28 @@ class AttentionEdit(NamedTuple):
     """
 
     tokens: int
-    source: Tensor | None = None
-    transfer: Tensor | None = None
-    keep: Tensor | None = None
+    source: Array | None = None
+    transfer: Array | None = None
+    keep: Array | None = None
     pixels: str = "rescale"
     pixel_edit: PixelEdit | None = None
     perturbed: RowsIn | None = None
     features: RowsIn | None = None
-    pooled: Tensor | None = None
+    pooled: Array | None = None
     map_edit: MapEdit | None = None
-    probe: Tensor | None = None
+    probe: Array | None = None
     captures: tuple[Capture, ...] = ()
 
-    def borrowed(self, borrow: str, name: str, pixels: int) -> Tensor | None:
+    def borrowed(self, borrow: str, name: str, pixels: int) -> Array | None:
         """The rows (B,) from which pixels borrow in this way in this layer, if they do."""
         edit = self.pixel_edit
         return edit.source if edit is not None and edit.borrow == borrow and edit.layers.has(name, pixels) else None
 
-    def perturbs(self, name: str, pixels: int) -> Tensor | None:
+    def perturbs(self, name: str, pixels: int) -> Array | None:
         """The rows (B,), bools, in which a pixel of this layer attends to no pixel but itself, if there are any."""
         return None if self.perturbed is None or not self.perturbed.layers.has(name, pixels) else self.perturbed.rows
 
-    def injected(self, name: str, pixels: int) -> Tensor | None:
+    def injected(self, name: str, pixels: int) -> Array | None:
         """The rows (B,) whose residual branch stands in this residual block, if not everybody's own does."""
         return None if self.features is None or not self.features.layers.has(name, pixels) else self.features.rows
 
@@ -99,21 +98,22 @@ class AttentionEdit(NamedTuple):
         """The user's function for this layer, if it has one."""
         return self.map_edit if self.map_edit is not None and self.map_edit.layers.has(name, pixels) else None
 
-    def capturing(self, probe: Tensor, heat: Heat) -> AttentionEdit:
+    def capturing(self, probe: Array, heat: Heat) -> AttentionEdit:
         """The same, with the attention to the columns of one more probe (B, T, K) added to heat."""
         first = 0 if self.probe is None else self.probe.shape[2]
-        whole = probe if self.probe is None else torch.cat([self.probe, probe], dim=2)
+        whole = probe if self.probe is None else namespace(probe).concat([self.probe, probe], axis=2)
         return self._replace(probe=whole, captures=(*self.captures, Capture(heat, first, whole.shape[2])))
 
-    def tables(self, rows: Tensor | None) -> tuple[Tensor, Tensor, Tensor] | None:
+    def tables(self, rows: Array | None) -> tuple[Array, Array, Array] | None:
         """source, transfer and keep. Where text is left alone and pixels borrow the maps of `rows`, tables that leave
         the text alone; None where nothing is borrowed."""
         if self.source is not None and self.transfer is not None and self.keep is not None:
             return self.source, self.transfer, self.keep
         if rows is None:
             return None
-        transfer = torch.zeros(len(rows), self.tokens, self.tokens, device=rows.device)
-        return rows, transfer, torch.ones(len(rows), self.tokens, device=rows.device)
+        xp = namespace(rows)
+        how: dict[str, Any] = {"dtype": xp.float32, "device": rows.device}
+        return rows, xp.zeros((len(rows), self.tokens, self.tokens), **how), xp.ones((len(rows), self.tokens), **how)
 
 
 class Capture(NamedTuple):
@@ -133,37 +133,48 @@ class Heat:
 
     def __init__(self, layers: Layers = Layers(), sizes: frozenset[int] | None = None, heads: bool = False) -> None:
         self.layers, self.sizes, self.heads = layers, sizes, heads
-        self.sums: dict[int, Tensor] = {}
+        self.sums: dict[int, Array] = {}
         self.counts: dict[int, int] = {}
 
     def takes(self, name: str, pixels: int) -> bool:
         """Whether this layer is captured."""
         return self.layers.has(name, pixels) and (self.sizes is None or pixels in self.sizes)
 
-    def place(self, q: Tensor, columns: int) -> Tensor:
+    def place(self, q: Array, columns: int) -> Array:
         """Where a layer with queries q (B, heads, N, d) adds its share: (B, N, K), or (B, heads, N, K). The sums have
         as many rows as the largest B, since a run may evaluate fewer branches at some levels: the first ones."""
         rows, heads, pixels = q.shape[:3]
+        return self._place(pixels, (rows, heads, pixels, columns) if self.heads else (rows, pixels, columns), q)
+
+    def add(self, pixels: int, values: Array) -> None:
+        """Add the share of a layer of so many pixels N, (B, N, K) or (B, heads, N, K) as `place` has it."""
+        place = self._place(pixels, tuple(values.shape), values)
+        place += values
+
+    def _place(self, pixels: int, shape: tuple[int, ...], like: Array) -> Array:
+        """The sums of the first rows, one more share of this shape being counted."""
         before = self.sums.get(pixels)
-        if before is None or len(before) < rows:
-            shape = (rows, heads, pixels, columns) if self.heads else (rows, pixels, columns)
-            sums = torch.zeros(shape, dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
+        if before is None or len(before) < shape[0]:
+            xp = namespace(like)
+            sums = xp.zeros(shape, dtype=xp.result_type(like.dtype, xp.float32), device=like.device)
             if before is not None:
                 sums[: len(before)] = before
             self.sums[pixels] = sums
         self.counts[pixels] = self.counts.get(pixels, 0) + 1
-        return self.sums[pixels][:rows]
+        return self.sums[pixels][: shape[0]]
 
-    def mean(self, pixels: int) -> Tensor:
+    def mean(self, pixels: int) -> Array:
         """Over layers and steps, (B, N, K) or (B, heads, N, K)."""
         return self.sums[pixels] / self.counts[pixels]
 
 
-def among(part: Tensor | None, rows: int) -> Tensor | None:
+def among(part: Array | None, rows: int) -> Array | None:
     """A table of the first rows of a batch as one of `rows` rows: indices point to themselves in the others, anything
     else is 0 there."""
     if part is None or len(part) == rows:
         return part
-    if part.dtype == torch.int64:
-        return torch.cat([part, torch.arange(len(part), rows, device=part.device)])
-    return torch.cat([part, part.new_zeros(rows - len(part), *part.shape[1:])])
+    xp = namespace(part)
+    if part.dtype == xp.int64:
+        return xp.concat([part, xp.arange(len(part), rows, device=part.device)])
+    nothing = xp.zeros((rows - len(part), *part.shape[1:]), dtype=part.dtype, device=part.device)
+    return xp.concat([part, nothing])

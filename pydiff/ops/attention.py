@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pydiff.ops import attention_triton, native
 from pydiff.ops.attention_call import PIXELS, Call, Edit, check, check_edit
-from pydiff.ops.attention_torch import composed, composed_edit, formed, formed_edit
+from pydiff.ops.attention_torch import composed, composed_edit, formed, formed_edit, traced
 
 
 def attention(
@@ -41,6 +41,8 @@ def attention(
     Arithmetic is in float32, or float64 when q is. Raises ValueError when shapes, types or indices do not fit.
     """
     call = check(Call(q, k, v, bias, probe, heat, (q_rows, k_rows, v_rows)))
+    if torch.compiler.is_exporting() and heat is None:
+        return traced(call)
     run = _serves(call)
     return composed(call) if run is None else run(call)
 

@@ -32,6 +32,15 @@ def formed_edit(call: Call, edit: Edit) -> Tensor:
     return (torch.cat([words, rest], dim=-1) @ call.v.to(maps.dtype)).to(call.q.dtype)
 
 
+def traced(call: Call) -> Tensor:
+    """`attention` for a graph that others run: few operators, and the maps between the last two of them."""
+    q, k, v = _gather(call)[:3]
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)
+    if call.bias is not None:
+        scores = scores + F.pad(call.bias.to(q.dtype), (0, k.shape[2] - call.bias.shape[1]))[:, None, None]
+    return torch.softmax(scores, dim=-1) @ v
+
+
 def composed(call: Call) -> Tensor:
     """`attention` without maps."""
     call = _gather(call)

@@ -27,9 +27,10 @@ def group_norm_silu(
     """
     _check(x, groups, weight, bias, scale, shift)
     module = native.serves(x, weight, bias, scale, shift)
+    if module is None or x.dtype != torch.float32 or not x.is_cpu or x.numel() == 0:
+        return _reference(x, groups, weight, bias, eps, scale, shift, silu)
     last = not x.is_contiguous() and x.movedim(1, -1).is_contiguous()
-    fit = x.dtype == torch.float32 and x.is_cpu and x.numel() > 0 and (last or x.is_contiguous())
-    if module is None or not fit:
+    if not last and not x.is_contiguous():
         return _reference(x, groups, weight, bias, eps, scale, shift, silu)
     batch, channels = x.shape[:2]
     given = [None if t is None else t.float().contiguous() for t in (weight, bias, scale, shift)]

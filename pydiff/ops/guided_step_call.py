@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from torch import Tensor
+from pydiff.arrays import Array, is_floating
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 THRESHOLDS = ("none", "static", "dynamic")
@@ -52,35 +52,35 @@ class Paste(NamedTuple):
     clean picture (Palette, Saharia et al. 2022).
     """
 
-    x0: Tensor
-    mask: Tensor
+    x0: Array
+    mask: Array
     c_x0: float = 1.0
     c_noise: float = 0.0
-    noise: Tensor | None = None
+    noise: Array | None = None
 
 
 class Call(NamedTuple):
     """The arguments of `guided_step`."""
 
-    x: Tensor
-    predictions: Tensor
+    x: Array
+    predictions: Array
     weights: Sequence[float]
     step: Step
     prediction_type: str
     threshold: Threshold
-    previous: Tensor | None
-    noise: Tensor | None
+    previous: Array | None
+    noise: Array | None
     paste: Paste | None
     rescale: float
 
     @property
-    def tensors(self) -> tuple[Tensor | None, ...]:
+    def arrays(self) -> tuple[Array | None, ...]:
         known = () if self.paste is None else (self.paste.x0, self.paste.mask, self.paste.noise)
         return self.x, self.predictions, self.previous, self.noise, *known
 
 
 def prepare(call: Call) -> Call:
-    """The checked call, without the tensors that its step does not read. Raises ValueError."""
+    """The checked call, without the arrays that its step does not read. Raises ValueError."""
     step = call.step
     if call.prediction_type not in PREDICTION_TYPES:
         raise ValueError(f"prediction_type is {call.prediction_type!r}; expected one of {', '.join(PREDICTION_TYPES)}")
@@ -94,26 +94,26 @@ def prepare(call: Call) -> Call:
         noise=call.noise if step.c_noise else None,
         paste=call.paste if call.paste is None or call.paste.c_noise else call.paste._replace(noise=None),
     )
-    _check_tensors(call)
+    _check_arrays(call)
     if call.paste is not None:
         _check_paste(call.paste, call.x)
     return call
 
 
-def _check_tensors(call: Call) -> None:
+def _check_arrays(call: Call) -> None:
     x, predictions, weights, step = call[:4]
-    if x.ndim != 4 or not x.is_floating_point():
+    if x.ndim != 4 or not is_floating(x):
         raise ValueError(f"x is {x.dtype} {tuple(x.shape)}; expected floats (B, C, H, W)")
     batch, channels, *size = x.shape
     fits = [(len(weights), batch, k * channels, *size) for k in (1, 2)]
-    if len(weights) == 0 or tuple(predictions.shape) not in fits or not predictions.is_floating_point():
+    if len(weights) == 0 or tuple(predictions.shape) not in fits or not is_floating(predictions):
         raise ValueError(
             f"predictions are {predictions.dtype} {tuple(predictions.shape)} for {len(weights)} weights and x "
             f"{tuple(x.shape)}; expected floats {fits[0]}, or {fits[1]} with variance channels"
         )
-    for name, tensor, needed in (("previous", call.previous, step.c_previous), ("noise", call.noise, step.c_noise)):
-        if needed and (tensor is None or tensor.shape != x.shape or not tensor.is_floating_point()):
-            came = "None" if tensor is None else f"{tensor.dtype} {tuple(tensor.shape)}"
+    for name, array, needed in (("previous", call.previous, step.c_previous), ("noise", call.noise, step.c_noise)):
+        if needed and (array is None or array.shape != x.shape or not is_floating(array)):
+            came = "None" if array is None else f"{array.dtype} {tuple(array.shape)}"
             raise ValueError(f"{name} is {came} though c_{name} is {needed}; expected floats {tuple(x.shape)}")
     if call.noise is not None and step.log_variance is not None and predictions.shape[2] != 2 * channels:
         raise ValueError(
@@ -122,17 +122,17 @@ def _check_tensors(call: Call) -> None:
         )
 
 
-def _check_paste(paste: Paste, x: Tensor) -> None:
+def _check_paste(paste: Paste, x: Array) -> None:
     batch, channels, *size = x.shape
-    fields: dict[str, tuple[Tensor | None, tuple[tuple[int, ...], ...]]] = {
+    fields: dict[str, tuple[Array | None, tuple[tuple[int, ...], ...]]] = {
         "x0": (paste.x0, ((batch, channels, *size), (1, channels, *size))),
         "mask": (paste.mask, ((batch, 1, *size), (1, 1, *size))),
     }
     if paste.c_noise:
         fields["noise"] = paste.noise, ((batch, channels, *size),)
-    for name, (tensor, shapes) in fields.items():
-        if tensor is None or tensor.shape not in shapes or not tensor.is_floating_point() or tensor.device != x.device:
-            came = "None" if tensor is None else f"{tensor.dtype} {tuple(tensor.shape)} on {tensor.device}"
+    for name, (array, shapes) in fields.items():
+        if array is None or array.shape not in shapes or not is_floating(array) or array.device != x.device:
+            came = "None" if array is None else f"{array.dtype} {tuple(array.shape)} on {array.device}"
             why = f" though paste.c_noise is {paste.c_noise}" if name == "noise" else ""
             fits = " or ".join(map(str, dict.fromkeys(shapes)))
             raise ValueError(f"paste.{name} is {came}{why}; expected floats {fits} on {x.device}")

@@ -1,7 +1,7 @@
-"""Which implementation runs an operator: the compiled core `pydiff._C`, or the plain torch reference.
+"""Which implementation runs an operator: the compiled core `pydiff._C`, or the plain reference.
 
 The environment variable PYDIFF_KERNELS is read once: `auto` (the core where it can serve), `native` (the core must be
-there), `reference` (plain torch everywhere).
+there), `reference` (plain operators everywhere).
 """
 
 from __future__ import annotations
@@ -9,13 +9,16 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+from collections.abc import Callable, Sequence
 from types import ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CHOICES = ("auto", "native", "reference")
-FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @functools.cache
@@ -56,35 +59,88 @@ def why_missing() -> str | None:
     return "PYDIFF_KERNELS=reference" if choice() == "reference" else _load()[1]
 
 
-def serves(*tensors: Tensor | None) -> ModuleType | None:
-    """The core when it can compute with these tensors: all on one device, floats of at most 32 bits, no gradient."""
+def serves(*arrays: Any) -> ModuleType | None:
+    """The core when it can compute with these arrays, the first of which is not None: see `plain`."""
     module = core()
-    if module is None or not plain(*tensors):
+    if module is None or not plain(*arrays):
         return None
-    cuda = any(tensor.is_cuda for tensor in tensors if tensor is not None)
-    return module if not cuda or module.cuda else None
+    return module if module.cuda or not is_cuda(arrays[0]) else None
 
 
-def plain(*tensors: Tensor | None) -> bool:
-    """Whether a kernel may read the memory of these tensors: all on the CPU or on one CUDA device, floats of at most 32
+def plain(*arrays: Any) -> bool:
+    """Whether a kernel may read the memory of these arrays: all on the CPU or on one CUDA device, floats of at most 32
     bits, no gradient and no tracing."""
+    given = [array for array in arrays if array is not None]
+    if isinstance(given[0], np.ndarray):
+        return all(isinstance(array, np.ndarray) and array.dtype in (np.float32, np.float16) for array in given)
+    return _plain_tensors(given)
+
+
+def _plain_tensors(given: Sequence[Tensor]) -> bool:
+    import torch
+
     tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined]
     if tracing or torch.compiler.is_compiling():
         return False
-    given = [tensor for tensor in tensors if tensor is not None]
     device, gradient = given[0].device, torch.is_grad_enabled()
+    floats = (torch.float32, torch.float16, torch.bfloat16)
+    own = torch.Tensor.__torch_dispatch__  # a subclass that overrides it (a fake, a quantised one) has no plain memory
     return device.type in ("cpu", "cuda") and all(
         tensor.device == device
-        and tensor.dtype in FLOATS
-        and type(tensor).__torch_dispatch__ is _DISPATCH
+        and tensor.dtype in floats
+        and type(tensor).__torch_dispatch__ is own
         and not (gradient and tensor.requires_grad)
         for tensor in given
     )
 
 
-_DISPATCH = Tensor.__torch_dispatch__  # a subclass that overrides it (a fake, a quantised tensor) has no plain memory
+def is_cuda(array: Any) -> bool:
+    """Whether it is in the memory of a CUDA device."""
+    return not isinstance(array, np.ndarray) and array.is_cuda
 
 
 def address(tensor: Tensor | None) -> int:
     """Where the tensor's memory starts; 0 for None."""
     return 0 if tensor is None else tensor.data_ptr()
+
+
+class Memory(NamedTuple):
+    """How the core is given arrays of one kind. dense: the same numbers in float32, one after the other; address: where
+    they start; threads: how many compute with them on the CPU."""
+
+    dense: Callable[[Any], Any]
+    empty_like: Callable[[Any], Any]
+    address: Callable[[Any], int]
+    threads: Callable[[], int]
+
+
+def memory(array: Any) -> Memory:
+    """That of an array's kind."""
+    return _numpy_memory() if isinstance(array, np.ndarray) else _torch_memory()
+
+
+@functools.cache
+def _numpy_memory() -> Memory:
+    def dense(array: Any) -> Any:
+        return np.ascontiguousarray(array, np.float32)
+
+    return Memory(dense, np.empty_like, lambda array: array.ctypes.data, _processors)
+
+
+@functools.cache
+def _torch_memory() -> Memory:
+    import torch
+
+    def dense(tensor: Any) -> Any:
+        return tensor.float().contiguous()
+
+    return Memory(dense, torch.empty_like, torch.Tensor.data_ptr, torch.get_num_threads)
+
+
+@functools.cache
+def _processors() -> int:
+    """OMP_NUM_THREADS, or how many processors this process may use."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if asked.isdecimal() and int(asked) > 0:
+        return int(asked)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

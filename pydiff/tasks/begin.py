@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+import numpy as np
 
+from pydiff.arrays import Array, like, placed
 from pydiff.cascade import Branch, StagePlan, Start
 from pydiff.diffusion.noise import Noise
 from pydiff.nn.cond import Cond
+from pydiff.ops.resize import resize
 from pydiff.tasks.augmentation import TRUNCATED
 from pydiff.tasks.checks import integer, is_list, number
 from pydiff.tasks.words import Told
@@ -58,38 +58,38 @@ class Now(NamedTuple):
     plan: StagePlan
     told: Told | None
     noise: Noise
-    before: Tensor | None
+    before: Array | None
     micro: Micro
-    labels: Tensor | None = None
+    labels: Array | None = None
 
     @property
-    def weight(self) -> Tensor:
-        """One of the network's weights: for its type and its device."""
-        return next(self.plan.stage.unet.parameters())
+    def weight(self) -> Array:
+        """One of the network's arrays: for their kind, their type and where they are."""
+        return self.plan.stage.unet.like
 
-    def draw(self, shape: tuple[int, ...]) -> Tensor:
-        return self.noise(shape, dtype=self.weight.dtype, device=self.weight.device)
+    def draw(self, shape: tuple[int, ...]) -> Array:
+        return self.noise(shape, like=self.weight)
 
-    def as_weights(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.weight)
+    def as_weights(self, value: Any) -> Array:
+        return like(value, self.weight)
 
 
 Begin = Callable[[Now], Start]
 
 
-def from_noise(now: Now, latents: Tensor | None = None) -> Start:
+def from_noise(now: Now, latents: Array | None = None) -> Start:
     """Pure noise, or latents given in its place."""
     return Start(pure_noise(now, latents), now.noise, branches(now))
 
 
-def pure_noise(now: Now, latents: Tensor | None = None) -> Tensor:
+def pure_noise(now: Now, latents: Array | None = None) -> Array:
     """x at the first row's level; latents (B, C, h, w) of variance 1 stand in place of the draw."""
     shape = now.plan.stage.shape(now.plan.size)
     drawn = now.draw(shape) if latents is None else now.as_weights(latents)
     return now.plan.table.initial_scale * drawn
 
 
-def from_low_res(now: Now, latents: Tensor | None = None) -> Start:
+def from_low_res(now: Now, latents: Array | None = None) -> Start:
     """Pure noise beside the picture of the stage before, enlarged and noised to the plan's level (noise conditioning
     augmentation). Draws in diffusers' order, which is another one where x is latent."""
     plan = now.plan
@@ -107,27 +107,27 @@ def from_low_res(now: Now, latents: Tensor | None = None) -> Start:
 def leveled(now: Now, count: int) -> Now:
     """The network is told the noise level of its low-res picture, where that has one."""
     level = now.plan.noise_level
-    return now if level is None else now._replace(labels=torch.full((count,), level, device=now.weight.device))
+    return now if level is None else now._replace(labels=placed(np.full(count, level), now.weight))
 
 
-def augmented(now: Now) -> Tensor:
+def augmented(now: Now) -> Array:
     """The low-res picture (B, 3, h, w) at the size of x, at the plan's noise level, where a truncated stage before has
     left it."""
     plan, before = now.plan, now.before
     assert before is not None
     size = plan.stage.shape(plan.size)[1:]
     if plan.stage.noising is None or plan.noise_level is None:  # unCLIP
-        return F.interpolate(now.as_weights(before.clamp(-1, 1)), size=size, mode="bicubic", antialias=True)
+        return resize(now.as_weights(before.clip(-1, 1)), size, mode="bicubic", antialias=True)
     large = now.as_weights(before)
     if large.shape[2:] != size:
-        large = F.interpolate(large, size=size, mode="bilinear", align_corners=True)
+        large = resize(large, size, mode="bilinear", align_corners=True)
     if plan.said["conditioning"] == TRUNCATED:
         return large
     level = plan.stage.noising.level(plan.noise_level)
     return level.alpha * large + level.sigma * now.draw(tuple(large.shape[1:]))
 
 
-def branches(now: Now, beside: Tensor | None = None) -> list[Branch]:
+def branches(now: Now, beside: Array | None = None) -> list[Branch]:
     """[text, null], or the first alone where nothing is guided."""
     if now.told is None:
         return [Branch(Cond(None, labels=now.labels), beside)]
@@ -142,8 +142,8 @@ def condition(now: Now, words: Encoded | None, ids: tuple[float, ...] | None) ->
     added: dict[str, Any] | None = None
     if ids is not None:
         assert words.pooled is not None
-        rows = torch.tensor([ids] * len(words.states), dtype=now.weight.dtype, device=now.weight.device)
-        added = {"text_embeds": now.as_weights(words.pooled), "time_ids": rows}
+        rows = np.array([ids] * len(words.states), np.float64)
+        added = {"text_embeds": now.as_weights(words.pooled), "time_ids": now.as_weights(rows)}
     return Cond(now.as_weights(words.states), words.mask, now.labels, added)
 
 

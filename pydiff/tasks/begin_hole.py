@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
-
+from pydiff.arrays import Array, cast, expand, namespace
 from pydiff.cascade import UPSCALE, Branch, Start
 from pydiff.diffusion.loop import Known
+from pydiff.ops.resize import resize
 from pydiff.tasks.begin import Begin, Now, augmented, branches, leveled, pure_noise
 from pydiff.tasks.hole import Hole
 from pydiff.tasks.image_to_image import encoded
@@ -25,8 +23,8 @@ def from_hole(now: Now, hole: Hole) -> Start:
     x0 = None if _is_whole(now) else encoded(now, hole.image)
     x = pure_noise(now) if x0 is None else now.plan.table.noised(x0, now.draw(tuple(x0.shape[1:])))
     outside = encoded(now, hole.image * (hole.mask < 0.5))
-    mask = _latent_mask(now, hole).expand(len(x), -1, -1, -1)
-    return Start(x, now.noise, branches(now, torch.cat([mask, outside], dim=1)))
+    mask = expand(_latent_mask(now, hole), len(x))
+    return Start(x, now.noise, branches(now, namespace(x).concat([mask, outside], axis=1)))
 
 
 def from_known(now: Now, hole: Hole, repaints: bool, clean: bool) -> Start:
@@ -42,15 +40,15 @@ def from_known(now: Now, hole: Hole, repaints: bool, clean: bool) -> Start:
     x0 = encoded(now, image)
     drawn = now.draw(tuple(x0.shape[1:]))
     x = table.initial_scale * drawn if _is_whole(now) else table.noised(x0, drawn)
-    now.noise(now.plan.stage.shape(now.plan.size), dtype=codec.dtype)  # diffusers encodes the picture without the hole
+    now.noise(now.plan.stage.shape(now.plan.size), like=codec.like)  # diffusers encodes the picture without the hole
     return Start(x, now.noise, branches(now), known=Known(x0, mask, drawn))
 
 
-def _blended(now: Now, x0: Tensor, mask: Tensor, told: Sequence[Branch], clean: bool) -> Start:
+def _blended(now: Now, x0: Array, mask: Array, told: Sequence[Branch], clean: bool) -> Start:
     """Pixels. What is kept has the same noise all the time, or is clean."""
     table, drawn = now.plan.table, now.draw(tuple(x0.shape[1:]))
     if clean:
-        x = torch.where(mask > 0, table.noised(x0, drawn), x0)
+        x = namespace(mask).where(mask > 0, table.noised(x0, drawn), x0)
         return Start(x, now.noise, told, known=Known(x0, mask, clean=True))
     x = table.initial_scale * drawn if _is_whole(now) else table.noised(x0, drawn)
     return Start(x, now.noise, told, known=Known(x0, mask, drawn))
@@ -60,7 +58,7 @@ def later(now: Now, hole: Hole, clean: bool) -> Start:
     """A super-resolution stage: blending, beside the picture of the stage before."""
     assert now.plan.stage.kind == UPSCALE
     image, mask = (now.as_weights(part) for part in hole.at(now.plan.size))
-    x0 = image.expand(len(now.noise), -1, -1, -1)
+    x0 = expand(image, len(now.noise))
     start = _blended(now, x0, mask, (), clean)
     return start._replace(branches=branches(leveled(now, len(x0)), augmented(now)))
 
@@ -69,10 +67,11 @@ def _is_whole(now: Now) -> bool:
     return bool(now.plan.said["strength"] in (None, 1))
 
 
-def _latent_mask(now: Now, hole: Hole) -> Tensor:
+def _latent_mask(now: Now, hole: Hole) -> Array:
     """The mask at the size of the latents (B or 1, 1, h, w): the pixel in the corner of each of their elements, or
     where a hole falls between those, all elements that it touches."""
     size = now.plan.stage.shape(now.plan.size)[1:]
-    corners, shares = F.interpolate(hole.mask, size=size), F.interpolate(hole.mask, size=size, mode="area")
-    lost = ~(corners > 0).flatten(1).any(1).view(-1, 1, 1, 1)
-    return now.as_weights(torch.where(lost, (shares > 0).to(corners), corners))
+    corners, shares = resize(hole.mask, size), resize(hole.mask, size, mode="area")
+    xp = namespace(corners)
+    lost = ~xp.any(corners > 0, axis=(1, 2, 3), keepdims=True)
+    return now.as_weights(xp.where(lost, cast(shares > 0, corners.dtype), corners))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from pydiff.arrays import Array, placed
 from pydiff.cascade import Start
 from pydiff.nn.edit import AttentionEdit
 
@@ -31,7 +31,7 @@ def no_edit(start: Start) -> AttentionEdit:
     return AttentionEdit(0 if text is None else text.shape[1])
 
 
-def first_rows(start: Start, branches: int) -> Tensor:
+def first_rows(start: Start, branches: int) -> Array:
     """(R B,) int64 for R branches of B rows: of every row the first one of its branch."""
     count = len(start.x)
-    return torch.arange(branches, device=start.x.device).repeat_interleave(count) * count
+    return placed(np.arange(branches).repeat(count) * count, start.x)

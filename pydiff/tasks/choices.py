@@ -10,8 +10,8 @@ from functools import partial
 from statistics import mode
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from pydiff.cascade import EXAMPLE, PLAIN, UPSCALE, Cascade
 from pydiff.diffusion.samplers import SAMPLERS
@@ -59,10 +59,10 @@ class Choice(NamedTuple):
 
 
 class Example(NamedTuple):
-    """Of what the tasks are asked: a picture (3, H, W) in [0, 1], and a mask (H, W), white on its right half."""
+    """Of what the tasks are asked: a picture (H, W, 3) in [0, 1], and a mask (H, W), white on its right half."""
 
-    picture: Tensor
-    mask: Tensor
+    picture: NDArray[np.float32]
+    mask: NDArray[np.float32]
 
 
 def _restored(kind: str, cascade: Cascade, of: Example, call: Call) -> Request:
@@ -79,7 +79,7 @@ TASKS: dict[str, Asked] = {
         if cascade.stages[0].kind == EXAMPLE
         else inpaint(cascade, of.picture, of.mask, call)
     ),
-    "outpaint": lambda cascade, of, call: outpaint(cascade, of.picture, call, {"left": of.picture.shape[2]}),
+    "outpaint": lambda cascade, of, call: outpaint(cascade, of.picture, call, {"left": of.picture.shape[1]}),
     "instruct": lambda cascade, of, call: instruct(cascade, of.picture, call),
     "upscale": lambda cascade, of, call: upscale(cascade, of.picture, call),
     "variations": lambda cascade, of, call: variations(cascade, of.picture, call),
@@ -98,9 +98,10 @@ def example(cascade: Cascade) -> Example:
     """Of a size that the cascade's first stage takes; of a super-resolution stage, half its own."""
     first = cascade.stages[0]
     height, width = (side // 2 if first.kind == UPSCALE else side for side in first.size)
-    mask = torch.zeros(height, width)
+    mask = np.zeros((height, width), np.float32)
     mask[:, width // 2 :] = 1
-    return Example(torch.linspace(0, 1, width).expand(3, height, width), mask)
+    grays = np.linspace(0, 1, width, dtype=np.float32)
+    return Example(np.broadcast_to(grays[:, None], (height, width, 3)), mask)
 
 
 def arguments(cascade: Cascade, task: str, sampling: str, condition: str, **options: Any) -> dict[str, Any]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
-
+from pydiff.arrays import Array, is_array, is_torch
 from pydiff.cascade import StagePlan, Start
 from pydiff.diffusion.classifier import Classifier, class_gradient
 from pydiff.diffusion.guidance import Scale, per_level
@@ -32,7 +32,7 @@ class ClassifierOptions:
 
     classifier: Classifier | None = None
     classifier_scale: Scale = 1.0
-    classifier_labels: int | Sequence[int] | Tensor | None = None
+    classifier_labels: int | Sequence[int] | Array | None = None
 
 
 CLASSIFIER = tuple(ClassifierOptions.__dataclass_fields__)
@@ -48,7 +48,7 @@ class ClassifierGuidance(NamedTuple):
     def applied(self, start: Start) -> Start:
         """The start whose prediction the classifier leads."""
 
-        def gradient(x: Tensor, row: Row) -> Tensor | None:
+        def gradient(x: Array, row: Row) -> Array | None:
             scale = self.scales[row.level]
             if scale == 0 or row.step.alpha == 0:
                 return None
@@ -67,7 +67,7 @@ class ClassifierGuidance(NamedTuple):
 
 
 def classifier_guidance(
-    given: Mapping[str, Any], plan: StagePlan, class_labels: Tensor | None, count: int
+    given: Mapping[str, Any], plan: StagePlan, class_labels: Array | None, count: int
 ) -> ClassifierGuidance | None:
     """The options of a run of `count` pictures whose first stage has this plan; None where no classifier is given.
     Raises ValueError, by name, for what is no classifier, label or scale."""
@@ -82,7 +82,9 @@ def classifier_guidance(
             f"classifier is {classifier!r}; expected a module or a function of (x, t), of which settings hold only the "
             "name"
         )
-    if isinstance(classifier, nn.Module) and classifier.training:
+    if not is_torch(plan.stage.unet.like):
+        raise ValueError("classifier is given, whose gradient needs torch weights, not an exported model; leave it out")
+    if isinstance(classifier, sys.modules["torch"].nn.Module) and classifier.training:
         raise ValueError("classifier is in training mode, where pictures may depend on each other; call its eval()")
     labels = _labels(class_labels if options.classifier_labels is None else options.classifier_labels, count)
     scales = per_level("classifier_scale", options.classifier_scale, plan.table.levels)
@@ -93,7 +95,7 @@ def _labels(given: Any, count: int) -> tuple[int, ...]:
     """One per picture."""
     if given is None:
         raise ValueError("classifier is given without classifier_labels; give the class, an int or one per picture")
-    given = given.tolist() if isinstance(given, Tensor) else given
+    given = given.tolist() if is_array(given) else given
     entries = list(given) if is_list(given) else [given] * count
     if len(entries) != count:
         raise ValueError(f"classifier_labels lists {len(entries)} for {count} pictures; give an int or one per picture")

@@ -8,13 +8,12 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from pydiff.arrays import Array, expand
 from pydiff.cascade import PLAIN, Cascade, Stage, Start
 from pydiff.diffusion.edits import EditTable, edited_levels, of_targets
 from pydiff.diffusion.local_blend import BLENDS
-from pydiff.models.unet import UNet
 from pydiff.nn.edit import Heat
 from pydiff.tasks.begin import Begin, Now, branches, from_low_res, pure_noise
 from pydiff.tasks.borrow import Borrowing, TextBranchEdits, adjusted, followed_size
@@ -49,7 +48,7 @@ def edit(
     size: int | None = None,
     height: int | None = None,
     width: int | None = None,
-    latents: Tensor | None = None,
+    latents: Array | None = None,
 ) -> Request:
     """Pictures of the source and of every target, all from one noise. The first stage is edited, by one of METHODS;
     later ones run on its pictures with the targets' prompts. Without a target the source is edited by re-weighting its
@@ -123,7 +122,7 @@ def _prompts(source: Any, target: Any, options: EditOptions | MutualOptions | Pl
     return [source, *targets]
 
 
-def _one_seed(call: Call, latents: Tensor | None, count: int) -> list[int]:
+def _one_seed(call: Call, latents: Array | None, count: int) -> list[int]:
     """The seed of every picture of an edit: one for all."""
     if call.generator is not None:
         raise ValueError("generator is given, but an edit draws one noise for all its pictures; give seed or latents")
@@ -141,7 +140,7 @@ def borrowing(columns: Sequence[PromptColumns], levels: int, options: Sequence[E
     that no prompt has, and for numbers outside their ranges."""
     one = options[0]
     probes = [word_probe(columns, words) for words in (one.local_blend, one.excluded) if words is not None]
-    probe = torch.stack(probes, dim=-1) if probes else None
+    probe = np.stack(probes, axis=-1) if probes else None
     how = BLENDS[one.blend] if isinstance(one.blend, str) else one.blend.checked()
     pooled, spatial = (
         tuple(edited_levels(name, getattr(each, name), levels, compat=each.compat) for each in options)
@@ -165,17 +164,16 @@ def _table(columns: Sequence[PromptColumns], levels: int, options: EditOptions) 
     )
 
 
-def from_one_noise(now: Now, latents: Tensor | None) -> Start:
+def from_one_noise(now: Now, latents: Array | None) -> Start:
     """One noise for all rows."""
-    x = pure_noise(now, None if latents is None else latents.expand(len(now.noise), -1, -1, -1))
+    x = pure_noise(now, None if latents is None else expand(latents, len(now.noise)))
     return Start(x, now.noise, branches(now))
 
 
-def from_edit(now: Now, borrowed: Borrowing, latents: Tensor | None) -> Start:
+def from_edit(now: Now, borrowed: Borrowing, latents: Array | None) -> Start:
     """One noise for all rows; what the targets borrow depends on the noise level alone."""
-    start, network = from_one_noise(now, latents), now.plan.stage.unet
-    assert isinstance(network, UNet)
-    followed = followed_size(network, (start.x.shape[2], start.x.shape[3]))
+    start = from_one_noise(now, latents)
+    followed = followed_size(now.plan.stage.unet, (start.x.shape[2], start.x.shape[3]))
     heat = Heat(sizes=frozenset({followed[0] * followed[1]}))
     edits = TextBranchEdits(borrowed, heat, now.weight)
     return start._replace(adjust=partial(adjusted, borrowed, heat, followed) if borrowed.adjusts else None, edit=edits)

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from pydiff.cascade import EXAMPLE, INPAINT, INSTRUCT, PLAIN, RESTORE, UPSCALE, Cascade, Stage
+from pydiff.arrays import Array, expand, hosted, is_array, is_floating
+from pydiff.cascade import EXAMPLE, INPAINT, INSTRUCT, PLAIN, RESTORE, UPSCALE, Cascade, Stage, Start
 from pydiff.images import from_user
 from pydiff.tasks import unclip
 from pydiff.tasks.begin import Begin, Now, from_low_res, from_noise
@@ -35,7 +37,7 @@ def generate(
     size: int | None = None,
     height: int | None = None,
     width: int | None = None,
-    latents: Tensor | None = None,
+    latents: Array | None = None,
     cross_frame: bool = False,
 ) -> Request:
     """All stages up to the one that makes `size`, or up to the last for height and width of its picture."""
@@ -61,8 +63,8 @@ def generate(
 
 def check_latents(latents: Any, stage: Stage, size: tuple[int, int], count: int) -> None:
     shape = (count, *stage.shape(size))
-    if not isinstance(latents, Tensor) or tuple(latents.shape) != shape or not latents.is_floating_point():
-        came = f"{latents.dtype} {tuple(latents.shape)}" if isinstance(latents, Tensor) else type(latents).__name__
+    if not is_array(latents) or tuple(latents.shape) != shape or not is_floating(latents):
+        came = f"{latents.dtype} {tuple(latents.shape)}" if is_array(latents) else type(latents).__name__
         raise ValueError(f"latents are {came}; expected floats {shape}, one per picture")
 
 
@@ -82,11 +84,12 @@ def upscale(cascade: Cascade, image: Any, call: Call, *, size: int | None = None
     return make_request("upscale", cascade, stages, begins, call, sizes, parts={"conditioning": None})
 
 
-def _from_picture(now: Now, picture: Tensor) -> Any:
-    return from_low_res(now._replace(before=picture.expand(len(now.noise), -1, -1, -1)))
+def _from_picture(now: Now, picture: NDArray[np.float32]) -> Start:
+    before = hosted(picture, now.weight)
+    return from_low_res(now._replace(before=expand(before, len(now.noise))))
 
 
-def _stages_above(stages: Sequence[Stage], picture: Tensor) -> tuple[Stage, ...]:
+def _stages_above(stages: Sequence[Stage], picture: NDArray[np.float32]) -> tuple[Stage, ...]:
     """The super-resolution stages that make a picture of that side larger."""
     side = max(picture.shape[2:])
     larger = [stage for stage in stages if stage.kind == UPSCALE]

@@ -8,19 +8,21 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
+from pydiff.arrays import Array, like
 from pydiff.cascade import StagePlan, Start
 from pydiff.diffusion.edits import Share, edited_levels
 from pydiff.heat import Captured, HeatMaps
-from pydiff.models.unet import UNet
-from pydiff.nn.attention import TextLayer
+from pydiff.models.layer_sizes import layer_size
+from pydiff.models.unet_config import UNetConfig
+from pydiff.networks import Denoiser
 from pydiff.nn.edit import AttentionEdit, Heat, Layers, among
 from pydiff.tasks.changes import Change, with_edit
 from pydiff.tasks.checks import integer, is_list
 from pydiff.tasks.columns import prompt_columns
-from pydiff.tasks.layers import layer_size, named_layers
+from pydiff.tasks.layers import attending, check_open, fitting
 from pydiff.tasks.words import Words
 from pydiff.text.prompt_edit import word_probe
 from pydiff.text.spans import Phrase, PromptColumns, phrases
@@ -53,7 +55,7 @@ class CapturePlan(NamedTuple):
     and widths; levels: the noise levels; heads: how many are kept apart, None where they are averaged."""
 
     words: tuple[Phrase, ...]
-    probe: Tensor
+    probe: NDArray[np.float64]
     layers: Mapping[str, tuple[int, int]]
     levels: tuple[int, ...]
     heads: int | None
@@ -73,13 +75,13 @@ def capturing(given: Mapping[str, Any], plan: StagePlan, words: Words | None, gu
                 raise ValueError(f"{name} is given, but no words are captured; name them: capture=['circle']")
         return ()
     unet, encoder = plan.stage.unet, plan.stage.text
-    if words is None or encoder is None or not isinstance(unet, UNet) or not unet.text_layers:
+    if words is None or encoder is None or not attending(unet, "text"):
         raise ValueError("capture is given, but the first stage of this run attends to no words; leave it out")
     if "unclip" in plan.stage.traits:
         raise ValueError("capture is given, but unCLIP reads more than words; leave it out")
     columns = prompt_columns(encoder, words, guided)
     captured = _words(options.capture, columns)
-    probe = torch.stack([word_probe(columns, word, name="capture") for word in captured], dim=-1)
+    probe = np.stack([word_probe(columns, word, name="capture") for word in captured], axis=-1)
     layers = _layers(options, unet, plan.stage.shape(plan.size)[1:])
     heads = _heads(unet, list(layers)) if options.heat_heads else None
     wanted = CapturePlan(captured, probe, layers, _levels(options, plan), heads, options.heat_every_step)
@@ -104,10 +106,11 @@ def _words(capture: Any, columns: Sequence[PromptColumns]) -> tuple[Phrase, ...]
     return tuple(found.values())
 
 
-def _layers(options: HeatOptions, unet: UNet, size: tuple[int, int]) -> dict[str, tuple[int, int]]:
+def _layers(options: HeatOptions, unet: Denoiser, size: tuple[int, int]) -> dict[str, tuple[int, int]]:
     """The layers to capture, with their heights and widths where x has `size`."""
     patterns = "*" if options.heat_layers is None else options.heat_layers
-    names = named_layers("heat_layers", patterns, unet, (TextLayer,))
+    names = fitting("heat_layers", patterns, attending(unet, "text"))
+    assert isinstance(unet.config, UNetConfig)
     layers = {name: layer_size(name, unet.config, size) for name in names}
     if options.heat_size is None:
         return layers
@@ -121,10 +124,11 @@ def _layers(options: HeatOptions, unet: UNet, size: tuple[int, int]) -> dict[str
     return {name: sides for name, sides in layers.items() if max(sides) in wanted}
 
 
-def _heads(unet: UNet, names: Sequence[str]) -> int:
+def _heads(unet: Denoiser, names: Sequence[str]) -> int:
     """How many heads these layers have, all alike."""
-    heads = {name: layer.heads for name, layer in unet.layers.items() if name in names and isinstance(layer, TextLayer)}
-    counts = sorted(set(heads.values()))
+    check_open(unet, "heat_heads")
+    network: Any = unet
+    counts = sorted({network.layers[name].heads for name in names})
     if len(counts) > 1:
         came = " and ".join(map(str, counts))
         raise ValueError(f"heat_heads is True, but layers have {came} heads; choose some by heat_size or heat_layers")
@@ -148,14 +152,14 @@ def _start(start: Start, wanted: CapturePlan) -> Start:
     of_level = dict(zip(wanted.levels, heats if wanted.every_step else heats * len(wanted.levels), strict=True))
     sizes = {height * width: (height, width) for height, width in wanted.layers.values()}
     captured = Captured(wanted.words, tuple(heats), sizes, len(start.x), wanted.heads, wanted.every_step)
-    probes: dict[int, Tensor] = {}
+    probes: dict[int, Array] = {}
 
     def capture(edit: AttentionEdit, level: int, branches: tuple[int, ...]) -> AttentionEdit:
         if level not in of_level or branches[0] != 0:
             return edit
         rows = len(start.x) * len(branches)
         if rows not in probes:
-            padded = among(wanted.probe.to(start.x), rows)
+            padded = among(like(wanted.probe, start.x), rows)
             assert padded is not None
             probes[rows] = padded
         return edit.capturing(probes[rows], of_level[level])

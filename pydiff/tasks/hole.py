@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+import numpy as np
+from numpy.typing import NDArray
 
+from pydiff.arrays import Array, cast, expand, hosted, is_torch, like, namespace, on_host, wide
 from pydiff.images import mask_from_user, pictures_from_user
+from pydiff.ops.resize import max_pool, pad_edges, resize
 from pydiff.tasks.checks import is_list
 from pydiff.tasks.sizes import Size
 
@@ -36,10 +37,10 @@ class Hole:
     pictures that these are; none where they are the whole pictures, enlarged at all sides, with the corner of what was
     given at origin."""
 
-    given: Tensor
-    weight: Tensor
-    image: Tensor
-    mask: Tensor
+    given: Array
+    weight: Array
+    image: Array
+    mask: Array
     boxes: tuple[Box, ...] = ()
     origin: Size = (0, 0)
 
@@ -55,43 +56,50 @@ class Hole:
         if times == 1:
             return self
         parts = (self.given, self.weight, self.image, self.mask)
-        given, weight, image, mask = (part if len(part) == 1 else part.repeat_interleave(times, 0) for part in parts)
+        rows = [row for row in range(len(self)) for _ in range(times)]
+        given, weight, image, mask = (part if len(part) == 1 else part[rows] for part in parts)
         return Hole(given, weight, image, mask, tuple(box for box in self.boxes for _ in range(times)), self.origin)
 
-    def at(self, size: Size) -> tuple[Tensor, Tensor]:
+    def at(self, size: Size) -> tuple[Array, Array]:
         """image and mask at a smaller size: means over the pixels of each, and 1 where any of them is made."""
         if size == self.size:
             return self.image, self.mask
-        image, mask = (F.interpolate(part, size=size, mode="area") for part in (self.image, self.mask))
-        return image, (mask > 0).to(mask)
+        image, mask = (resize(part, size, mode="area") for part in (self.image, self.mask))
+        return image, cast(mask > 0, mask.dtype)
 
-    def finish(self, made: Tensor) -> Tensor:
+    def finish(self, made: Array) -> Array:
         """The pictures that were made (B, 3, h, w), laid over those given; what is kept is kept to the bit."""
-        given, weight = (part.to(made.device) for part in (self.given, self.weight))
-        made = made.to(torch.promote_types(made.dtype, torch.float32))
-        given = given.to(made.dtype).expand(len(made), -1, -1, -1)
+        made, xp = wide(made), namespace(made)
+        given, weight = (like(part, made) for part in (self.given, self.weight))
+        given = expand(given, len(made))
         if self.boxes:
-            made = torch.cat([self._placed(one, index, given) for index, one in enumerate(made.split(1))])
+            made = xp.concat([self._laid(made[row : row + 1], row, given) for row in range(len(made))])
         (top, left), (height, width) = self.origin, given.shape[2:]
         made = made[..., top : top + height, left : left + width]
-        mixed = torch.lerp(given, made, weight.to(made.dtype))
-        return torch.where(weight == 0, given, torch.where(weight == 1, made, mixed))
+        return xp.where(weight == 0, given, xp.where(weight == 1, made, _mixed(given, made, weight)))
 
-    def _placed(self, made: Tensor, index: int, given: Tensor) -> Tensor:
+    def _laid(self, made: Array, index: int, given: Array) -> Array:
         box = self.boxes[index if len(self.boxes) > 1 else 0]
-        whole = given[index : index + 1].clone()
-        size = (box.height, box.width)
-        whole[(..., *box.window)] = F.interpolate(made, size=size, mode="bicubic", antialias=True).clamp(-1, 1)
+        whole = namespace(given).asarray(given[index : index + 1], copy=True)
+        scaled = resize(made, (box.height, box.width), mode="bicubic", antialias=True)
+        whole[(..., *box.window)] = scaled.clip(-1, 1)
         return whole
 
 
-def make_hole(image: Any, mask: Any, step: Size) -> Hole:
-    """Of pictures and masks as callers give them; see `hole_in`."""
-    return hole_in(pictures_from_user(image), mask, step)
+def _mixed(given: Array, made: Array, weight: Array) -> Array:
+    """given + weight (made - given), counted from the nearer end."""
+    if is_torch(made):
+        return given.lerp(made, weight)
+    return namespace(made).where(weight < 0.5, given + weight * (made - given), made - (made - given) * (1 - weight))
+
+
+def make_hole(image: Any, mask: Any, step: Size, x: Array) -> Hole:
+    """Of pictures and masks as callers give them, in arrays of x's kind; see `hole_in`."""
+    return hole_in(hosted(pictures_from_user(image), x), mask, step)
 
 
 def hole_in(
-    given: Tensor,
+    given: Array,
     mask: Any,
     step: Size,
     *,
@@ -112,49 +120,50 @@ def hole_in(
     masks = [mask_from_user(one, size, soft=soft) for one in (mask if is_list(mask) else [mask])]
     if not masks:
         raise ValueError("mask is an empty list; expected a mask, or one per picture")
-    weight = torch.cat(masks)
+    weight = hosted(np.concatenate(masks), given)
     if len(given) > 1 < len(weight) and len(given) != len(weight):
         raise ValueError(f"{len(given)} pictures and {len(weight)} masks are given; give one, or equally many")
-    region = (weight > 0).to(weight)
-    if not region.flatten(1).any(1).all():
-        which = f"mask {int(region.flatten(1).any(1).int().argmin())}" if len(region) > 1 else "mask"
+    region = cast(weight > 0, weight.dtype)
+    black = [row for row, one in enumerate(region) if not one.any()]
+    if black:
+        which = f"mask {black[0]}" if len(region) > 1 else "mask"
         raise ValueError(f"{which} is black everywhere; expected white on what is to be made")
     if feather:
         weight = _feathered(weight, feather)
     if crop is not None:
-        boxes = tuple(_box(one[0] > 0, crop, crop_size) for one in region)
-        image = _cropped(given, boxes, crop_size, mode="bicubic", antialias=True).clamp(-1, 1)
+        boxes = tuple(_box(one[0] > 0, crop, crop_size) for one in on_host(region))
+        image = _cropped(given, boxes, crop_size, mode="bicubic", antialias=True).clip(-1, 1)
         touched = _cropped(region, boxes, crop_size, mode="area") > 0  # no hole is too small to be made
-        return Hole(given, weight, image, touched.to(region), boxes)
+        return Hole(given, weight, image, cast(touched, region.dtype), boxes)
     return whole_hole(given, weight, region, step)
 
 
-def whole_hole(given: Tensor, weight: Tensor, region: Tensor, step: Size, origin: Size = (0, 0)) -> Hole:
+def whole_hole(given: Array, weight: Array, region: Array, step: Size, origin: Size = (0, 0)) -> Hole:
     """The whole pictures are run, enlarged so that their corner is at origin and their sides are multiples of step;
     region (B or 1, 1, H, W): 1 = made, 0 = kept."""
     (top, left), (height, width) = origin, given.shape[2:]
     pad = (left, -(left + width) % step[1], top, -(top + height) % step[0])
-    image, mask = (F.pad(part, pad, mode="replicate") if any(pad) else part for part in (given, region))
+    image, mask = (pad_edges(part, pad) if any(pad) else part for part in (given, region))
     return Hole(given, weight, image, mask, origin=origin)
 
 
-def _feathered(weight: Tensor, feather: float) -> Tensor:
+def _feathered(weight: Array, feather: float) -> Array:
     """weight min(1, d / (feather + 1)), d = 1, 2, ... pixels from what is kept (rows or columns, whichever are more):
     it fades inside of the hole, and nothing is made where nothing was to be made."""
-    kept = (weight == 0).to(weight)
-    depth = torch.zeros_like(weight)
+    kept = cast(weight == 0, weight.dtype)
+    depth = namespace(weight).zeros_like(weight)
     for _ in range(math.ceil(feather) + 1):
         depth += 1 - kept
-        kept = F.max_pool2d(kept, 3, stride=1, padding=1)
-    return (depth / (feather + 1)).clamp(max=1) * weight
+        kept = max_pool(kept, 3)
+    return (depth / (feather + 1)).clip(max=1) * weight
 
 
-def _box(region: Tensor, pad: int, size: Size) -> Box:
+def _box(region: NDArray[np.bool_], pad: int, size: Size) -> Box:
     """Around all holes of (H, W) bools, `pad` pixels more on every side, of the shape of `size` as far as the picture
     reaches."""
     sides = []
     for axis, limit in enumerate(region.shape):
-        places = region.any(1 - axis).nonzero()
+        (places,) = np.nonzero(region.any(axis=1 - axis))
         low, high = int(places.min()), int(places.max()) + 1
         sides.append((max(0, low - pad), min(limit, high + pad)))
     (top, bottom), (left, right) = sides
@@ -171,9 +180,9 @@ def _grown(start: int, length: int, wanted: int, limit: int) -> tuple[int, int]:
     return max(0, min(start - (wanted - length) // 2, limit - wanted)), wanted
 
 
-def _cropped(part: Tensor, boxes: Sequence[Box], size: Size, **how: Any) -> Tensor:
+def _cropped(part: Array, boxes: Sequence[Box], size: Size, **how: Any) -> Array:
     """Of every picture its box, at one size. how: to scale it."""
-    rows = part.expand(max(len(part), len(boxes)), -1, -1, -1).split(1)
+    rows = expand(part, max(len(part), len(boxes)))
     boxes = list(boxes) if len(boxes) > 1 else list(boxes) * len(rows)
-    cut = [row[(..., *box.window)] for row, box in zip(rows, boxes, strict=True)]
-    return torch.cat([F.interpolate(one, size=size, **how) for one in cut])
+    cut = [rows[(slice(row, row + 1), ..., *box.window)] for row, box in enumerate(boxes)]
+    return namespace(part).concat([resize(one, size, **how) for one in cut])

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
-from torch import Tensor
-from torch.nn import functional as F
+import numpy as np
+from numpy.typing import NDArray
 
+from pydiff.arrays import Array, expand, hosted, is_array, is_floating, namespace
 from pydiff.cascade import PLAIN, UPSCALE, Cascade, Stage, StagePlan, Start
 from pydiff.images import from_user
+from pydiff.ops.resize import resize
 from pydiff.tasks.begin import Begin, Now, augmented, branches, from_low_res, leveled
 from pydiff.tasks.generate import HINTS
 from pydiff.tasks.plan import PARTS, stages_to
@@ -18,6 +20,7 @@ from pydiff.tasks.run import Request
 from pydiff.tasks.sizes import sizes_like
 
 STRENGTH = 0.8
+Given: TypeAlias = "Array | NDArray[np.float32]"  # a picture as `from_user` reads it, or latents
 
 
 def image_to_image(cascade: Cascade, image: Any, call: Call, *, size: int | None = None) -> Request:
@@ -43,11 +46,11 @@ def image_to_image(cascade: Cascade, image: Any, call: Call, *, size: int | None
     return wanted
 
 
-def picture_of(image: Any, stages: tuple[Stage, ...]) -> tuple[Tensor, list[tuple[int, int]]]:
+def picture_of(image: Any, stages: tuple[Stage, ...]) -> tuple[Given, list[tuple[int, int]]]:
     """Latents or a picture (B, 3, H, W), and the size of every stage's picture."""
     first = stages[0]
-    if isinstance(image, Tensor) and image.ndim == 4 and image.shape[1] == first.channels != 3:
-        if not image.is_floating_point() or not image.isfinite().all():
+    if is_array(image) and image.ndim == 4 and image.shape[1] == first.channels != 3:
+        if not is_floating(image) or not namespace(image).isfinite(image).all():
             raise ValueError(f"image holds latents of {image.dtype}; expected finite floats")
         if len(stages) > 1:
             raise ValueError(f"image holds latents and {len(stages)} stages run; give size={max(first.size)}")
@@ -60,7 +63,7 @@ def picture_of(image: Any, stages: tuple[Stage, ...]) -> tuple[Tensor, list[tupl
     return picture, [(height, width)]
 
 
-def from_picture(now: Now, image: Tensor) -> Start:
+def from_picture(now: Now, image: Given) -> Start:
     """The picture's latents, or the picture, at the level of the first row; as it is where another run left it."""
     x0 = encoded(now, image)
     left = now.plan.said["denoising_start"] is not None
@@ -68,34 +71,35 @@ def from_picture(now: Now, image: Tensor) -> Start:
     return Start(x, now.noise, branches(now))
 
 
-def encoded(now: Now, image: Tensor, *, drawn: bool = True) -> Tensor:
+def encoded(now: Now, image: Given, *, drawn: bool = True) -> Array:
     """x0 of a picture (1 or B, 3, H, W), or of latents, which it is already: one row per picture of the batch. Latents
     of a picture are drawn from their posterior, or are its mean."""
     stage, count = now.plan.stage, len(now.noise)
     if image.shape[1] == stage.channels != 3:
-        return now.as_weights(image).expand(count, -1, -1, -1)
+        return expand(now.as_weights(image), count)
     picture = now.as_weights(resized(image, now.plan))
     if stage.codec is None:
-        return picture.expand(count, -1, -1, -1)
+        return expand(picture, count)
     noise = None
     if drawn:
-        noise = now.noise(stage.shape(now.plan.size), dtype=stage.codec.dtype, device=picture.device)
-    return stage.codec.scaled(now.plan.encoded(picture.expand(count, -1, -1, -1), noise))
+        noise = now.noise(stage.shape(now.plan.size), like=stage.codec.like)
+    return stage.codec.scaled(now.plan.encoded(expand(picture, count), noise))
 
 
-def resized(picture: Tensor, plan: StagePlan) -> Tensor:
-    """At the size of the plan's picture."""
-    if picture.shape[2:] == plan.size:
-        return picture
-    return F.interpolate(picture, size=plan.size, mode="bicubic", antialias=True).clamp(-1, 1)
+def resized(picture: Given, plan: StagePlan) -> Array:
+    """At the size of the plan's picture, of the network's kind, on the host."""
+    given = hosted(picture, plan.stage.unet.like)
+    if tuple(given.shape[2:]) == plan.size:
+        return given
+    return resize(given, plan.size, mode="bicubic", antialias=True).clip(-1, 1)
 
 
-def _later(now: Now, image: Tensor) -> Start:
+def _later(now: Now, image: Given) -> Start:
     """A super-resolution stage: from the picture at its own strength, or from noise where it has none."""
     if now.plan.said["strength"] is None:
         return from_low_res(now)
     assert now.plan.stage.kind == UPSCALE
-    x0 = now.as_weights(resized(image, now.plan)).expand(len(now.noise), -1, -1, -1)
+    x0 = expand(now.as_weights(resized(image, now.plan)), len(now.noise))
     x = now.plan.table.noised(x0, now.draw(tuple(x0.shape[1:])))
     beside = augmented(now)
     return Start(x, now.noise, branches(leveled(now, len(x)), beside))

@@ -14,8 +14,10 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
+from pydiff.arrays import hosted, is_array
 from pydiff.cascade import INPAINT, PLAIN, Cascade, Stage
 from pydiff.diffusion.repaint import COMPATS, resampled
 from pydiff.images import pictures_from_user
@@ -181,11 +183,11 @@ def _check_values(options: InpaintOptions) -> None:
         number("window_overlap", options.window_overlap, 0, MOST_OVERLAP)
 
 
-def _hole(stages: tuple[Stage, ...], given: Tensor, mask: Any, options: InpaintOptions) -> Hole:
+def _hole(stages: tuple[Stage, ...], given: NDArray[np.float32], mask: Any, options: InpaintOptions) -> Hole:
     """What is run is a multiple of what the stages can make."""
     step = step_of(stages)
     return hole_in(
-        given,
+        hosted(given, stages[0].unet.like),
         mask,
         (step, step),
         feather=options.feather,
@@ -213,7 +215,7 @@ def _batched(hole: Hole, call: Call, reads: bool) -> tuple[Hole, Call]:
             call = dataclasses.replace(call, prompt=[call.prompt] * count)
     elif labels is None:
         call = dataclasses.replace(call, num_images_per_prompt=count * each)
-    elif not is_list(labels) and not (isinstance(labels, Tensor) and labels.ndim):
+    elif not is_list(labels) and not (is_array(labels) and labels.ndim):
         call = dataclasses.replace(call, class_labels=[labels] * count)
     return hole.repeated(each), call
 

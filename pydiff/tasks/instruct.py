@@ -6,9 +6,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
+from pydiff.arrays import expand, namespace
 from pydiff.cascade import INSTRUCT, Branch, Cascade, Stage, Start
 from pydiff.images import from_user
 from pydiff.tasks.begin import Begin, Now, branches, from_low_res, pure_noise
@@ -47,15 +48,15 @@ def _scales(cascade: Cascade, given: Size, size: int | None) -> tuple[tuple[Stag
     return stages, sizes_like(stages, given)
 
 
-def from_instruction(now: Now, image: Tensor) -> Start:
+def from_instruction(now: Now, image: NDArray[np.float32]) -> Start:
     """Branches [text and picture, picture, nothing]. The picture stands beside x as it is; of latents, the posterior's
     mean, unscaled."""
     given = now.as_weights(resized(image, now.plan))
-    beside = (given if now.plan.stage.codec is None else now.plan.encoded(given)).expand(len(now.noise), -1, -1, -1)
+    beside = expand(given if now.plan.stage.codec is None else now.plan.encoded(given), len(now.noise))
     told = branches(now)
     if not now.plan.guided:
         made = [Branch(told[0].cond, beside)]
     else:
         text, null = (branch.cond for branch in told)
-        made = [Branch(text, beside), Branch(null, beside), Branch(null, torch.zeros_like(beside))]
+        made = [Branch(text, beside), Branch(null, beside), Branch(null, namespace(beside).zeros_like(beside))]
     return Start(pure_noise(now), now.noise, made)

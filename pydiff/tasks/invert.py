@@ -13,9 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
-
+from pydiff.arrays import Array, inference, is_torch, like, namespace, placed, wide
 from pydiff.cascade import Cascade, Leg, StagePlan, Start, State, run
 from pydiff.diffusion.guidance import unguided
 from pydiff.diffusion.inversion import OnInner, Tuning, inverted, null_text
@@ -26,7 +24,7 @@ from pydiff.tasks.checks import integer, number, otherwise
 from pydiff.tasks.classifier import CLASSIFIER
 from pydiff.tasks.columns import prompt_columns
 from pydiff.tasks.edit import check_editable
-from pydiff.tasks.image_to_image import encoded, picture_of, resized
+from pydiff.tasks.image_to_image import Given, encoded, picture_of, resized
 from pydiff.tasks.inverted import METHODS, NEGATIVE_PROMPT, NULL_TEXT, Inverted
 from pydiff.tasks.plan import stages_to
 from pydiff.tasks.reconstruct import WALK, reconstruct, walked
@@ -80,7 +78,7 @@ class Inversion(NamedTuple):
     """A checked call of `invert`. wanted: of the run forward; picture (1, 3, H, W), or latents."""
 
     wanted: Request
-    picture: Tensor
+    picture: Given
     options: InvertOptions
 
     @property
@@ -111,6 +109,8 @@ def invert(cascade: Cascade, image: Any, call: Call, *, size: int | None = None)
     if how.method == NULL_TEXT and not wanted.guided:
         scale = wanted.plans[0].said["guidance_scale"]
         raise ValueError(f"guidance_scale is {scale}, but null_text is for runs that are guided; give more than 1")
+    if how.method == NULL_TEXT and not is_torch(stages[0].unet.like):
+        raise ValueError("method is 'null_text', which needs torch weights, not an exported model; give another one")
     return Inversion(wanted, given, how)
 
 
@@ -136,7 +136,7 @@ def find(inversion: Inversion, watch: Callable[[State], object] | None = None) -
     trajectory, rows = [start.x], 1 + inversion.options.refinements
     for state in run([_backwards(inversion, start)], decode=False):
         if (state.step + 1) % rows == 0:
-            trajectory.append(state.x.clone())  # an ordinary tensor, not one of inference mode
+            trajectory.append(_copy(state.x))  # an ordinary tensor, not one of inference mode
         if watch is not None:
             watch(state._replace(stages=2 if inversion.options.method == NULL_TEXT else 1))
     null = None
@@ -146,7 +146,7 @@ def find(inversion: Inversion, watch: Callable[[State], object] | None = None) -
             found.append(states)
             if watch is not None:
                 watch(state)
-        null = torch.stack(found)
+        null = namespace(*found).stack(found)
     assert wanted.words is not None
     said = {name: plan.said[name] for name in ("num_inference_steps", "timesteps", "guidance_scale")}
     settings = {**{name: value for name, value in said.items() if value is not None}, **wanted.said}
@@ -162,15 +162,20 @@ def _start(inversion: Inversion) -> Start:
     assert wanted.words is not None
     told = encode_all(wanted.words, wanted.encoders, wanted.guided)[0]
     now = Now(plan, told, wanted.noise, None, wanted.micro)
-    with torch.inference_mode():
+    with inference():
         x, made = encoded(now, inversion.picture, drawn=False), branches(now)
-    return Start(x.clone(), wanted.noise, [branch._replace(cond=_cloned(branch.cond)) for branch in made])
+    return Start(_copy(x), wanted.noise, [branch._replace(cond=_cloned(branch.cond)) for branch in made])
 
 
 def _cloned(cond: Cond) -> Cond:
-    text, mask, labels = (None if part is None else part.clone() for part in (cond.text, cond.mask, cond.labels))
-    added = cond.added and {name: value.clone() for name, value in cond.added.items()}
+    text, mask, labels = (None if part is None else _copy(part) for part in (cond.text, cond.mask, cond.labels))
+    added = cond.added and {name: _copy(value) for name, value in cond.added.items()}
     return Cond(text, mask, labels, added)
+
+
+def _copy(x: Array) -> Array:
+    copied: Array = namespace(x).asarray(x, copy=True)
+    return copied
 
 
 def _backwards(inversion: Inversion, start: Start) -> Leg:
@@ -180,15 +185,14 @@ def _backwards(inversion: Inversion, start: Start) -> Leg:
     return Leg(plan, lambda _: start._replace(branches=start.branches[:1]))
 
 
-def _tuned(inversion: Inversion, start: Start, trajectory: list[Tensor]) -> Iterator[tuple[State, Tensor]]:
+def _tuned(inversion: Inversion, start: Start, trajectory: list[Array]) -> Iterator[tuple[State, Array]]:
     """The states of null-text optimisation, each with the null states (1, T, D) of its level."""
     plan, unet, how = inversion.plan, inversion.plan.stage.unet, inversion.options
     text, null = (branch.cond for branch in start.branches)
     assert null.text is not None
 
-    def predict(x: Tensor, t: float, states: Tensor | None) -> Tensor:
-        prediction: Tensor = unet(x, torch.tensor(t), text if states is None else null._replace(text=states))
-        return prediction
+    def predict(x: Array, t: float, states: Array | None) -> Array:
+        return unet(x, placed(t, x), text if states is None else null._replace(text=states))
 
     began, steps = time.perf_counter(), plan.table.levels
     for level, t, x, denoised, states, _ in null_text(
@@ -196,7 +200,7 @@ def _tuned(inversion: Inversion, start: Start, trajectory: list[Tensor]) -> Iter
         plan.table,
         plan.guidance,
         trajectory,
-        null.text.to(torch.promote_types(null.text.dtype, torch.float32)),
+        wide(null.text),
         prediction_type=plan.stage.sampling.prediction_type,
         tuning=Tuning(how.inner_steps, how.early_stop, how.callback_on_inner_step),
     ):
@@ -208,12 +212,15 @@ def _psnr(inversion: Inversion, made: Inverted) -> float:
     """Of the picture made again against the one that came, -10 log10 of the mean square of differences in [0, 1]."""
     wanted, plan = inversion.wanted, inversion.plan
     coding = {f"vae_{name}": on for name, on in plan.coding.items()}
-    again = finish(reconstruct(wanted.cascade, made, Call(options=coding), size=max(plan.stage.size)), "pt").images
+    request = reconstruct(wanted.cascade, made, Call(options=coding), size=max(plan.stage.size))
+    kept = is_torch(made.latents)
+    images = finish(request, "pt" if kept else "np").images
+    again = images if kept else images.transpose(0, 3, 1, 2)
     picture = inversion.picture
     if picture.shape[1] == 3:
         picture = resized(picture, plan)
     else:
-        with torch.inference_mode():
-            picture = plan.decoded(picture.to(made.latents))
-    error = (again - to_unit(picture).to(again)).square().mean().item()
+        with inference():
+            picture = plan.decoded(like(picture, made.latents))
+    error = ((again - like(to_unit(picture), again)) ** 2).mean().item()
     return min(-10 * math.log10(max(error, 1e-12)), MOST_PSNR)

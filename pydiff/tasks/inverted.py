@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
+from pydiff._optional import TORCH, optional
+from pydiff.arrays import Array, is_array, is_floating
 from pydiff.weights.files import parse_json, write_whole
 from pydiff.weights.safetensors import read_safetensors
 
 NEGATIVE_PROMPT, NULL_TEXT, DDIM = METHODS = ("negative_prompt", "null_text", "ddim")
 WORDS = ("prompt", "method", "settings", "model", "psnr")
+FILE = "the file of an inversion"
 CHUNK = "pydiff"  # the entry of a file's metadata that holds all but tensors
 
 
@@ -32,12 +33,12 @@ class Inverted:
     0 and no thresholding. model: the cascade's name. psnr: of the reconstruction, in dB, where it was measured.
     """
 
-    latents: Tensor
+    latents: Array
     prompt: str
     method: str
     settings: Mapping[str, Any]
     model: str
-    null: Tensor | None = None
+    null: Array | None = None
     psnr: float | None = None
 
     def __post_init__(self) -> None:
@@ -50,18 +51,21 @@ class Inverted:
             _check_tensor("null", self.null, "(N, 1, T, D)", 1)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write one safetensors file; it appears whole or not at all."""
-        path = Path(path)
+        """Write one safetensors file; it appears whole or not at all. Raises ValueError where there is no torch."""
+        path, torch = Path(path), optional("torch", TORCH, FILE)
         given = {"latents": self.latents} if self.null is None else {"latents": self.latents, "null": self.null}
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in given.items()}
+        tensors = {name: torch.as_tensor(value).detach().cpu().contiguous() for name, value in given.items()}
         others = {name: getattr(self, name) for name in WORDS}
         metadata = {"format": "pt", CHUNK: json.dumps(others, allow_nan=False)}
+        save_file = optional("safetensors.torch", TORCH, FILE).save_file
         write_whole(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
         return path
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Inverted:
-        """Read what `save` wrote. Raises ValueError for a file that is missing, corrupt, or of something else."""
+        """Read what `save` wrote, in torch tensors. Raises ValueError for a file that is missing, corrupt, or of
+        something else, and where there is no torch."""
+        optional("torch", TORCH, FILE)
         path = Path(path)
         tensors = read_safetensors(path)
         try:
@@ -93,8 +97,8 @@ def _check_words(given: Inverted) -> None:
 
 def _check_tensor(name: str, given: Any, shape: str, alone: int) -> None:
     """Raise ValueError unless these are floats of four dimensions, of which `alone` is 1."""
-    floats = isinstance(given, Tensor) and given.is_floating_point() and given.ndim == 4 and given.numel() > 0
+    floats = is_array(given) and is_floating(given) and given.ndim == 4 and 0 not in given.shape
     if floats and given.shape[alone] == 1:
         return
-    came = f"{given.dtype} {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
+    came = f"{given.dtype} {tuple(given.shape)}" if is_array(given) else type(given).__name__
     raise ValueError(f"{name} is {came}; expected floats {shape}")

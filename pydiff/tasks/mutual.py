@@ -12,7 +12,7 @@ from pydiff.diffusion.edits import edited_levels
 from pydiff.nn.edit import AttentionEdit, Layers, PixelEdit
 from pydiff.tasks.changes import Change, first_rows, with_edit
 from pydiff.tasks.checks import number, unusual
-from pydiff.tasks.layers import attending, decoder_blocks, fitting
+from pydiff.tasks.layers import attending, check_open, decoder_blocks, fitting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +46,7 @@ class MutualOptions:
 
     def layers(self, stage: Stage) -> Layers:
         """Those in which targets attend to the source."""
+        check_open(stage.unet, "method='masactrl'")
         known, names = attending(stage.unet, "pixels"), self.mutual_layers
         if names is None:
             blocks = decoder_blocks("mutual_layers", known)

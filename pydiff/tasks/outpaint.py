@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+import numpy as np
 
+from pydiff.arrays import Array, hosted
 from pydiff.cascade import Cascade
 from pydiff.images import MAX_PIXELS, pictures_from_user
+from pydiff.ops.resize import pad_edges
 from pydiff.tasks.checks import integer
 from pydiff.tasks.hole import Hole, whole_hole
 from pydiff.tasks.inpaint import check_fills, fill, nearest_size, read_options, stages_for, step_of
@@ -47,10 +47,11 @@ def outpaint(
     given = pictures_from_user(image)
     stages = stages_for(cascade, nearest_size(cascade, max(given.shape[2:])) if size is None else size)
     step = step_of(stages)
-    return fill("outpaint", cascade, stages, canvas(given, sides, (step, step)), options, call, sides)
+    hole = canvas(hosted(given, stages[0].unet.like), sides, (step, step))
+    return fill("outpaint", cascade, stages, hole, options, call, sides)
 
 
-def canvas(given: Tensor, sides: Mapping[str, int], step: Size) -> Hole:
+def canvas(given: Array, sides: Mapping[str, int], step: Size) -> Hole:
     """The pictures (B, 3, H, W), their edges repeated in the margins, which are to be made. What is run begins where
     their corner falls on a multiple of step."""
     left, right, top, bottom = (sides[name] for name in SIDES)
@@ -58,7 +59,7 @@ def canvas(given: Tensor, sides: Mapping[str, int], step: Size) -> Hole:
     tall, wide = top + height + bottom, left + width + right
     if tall * wide > MAX_PIXELS:
         raise ValueError(f"the canvas is {wide}x{tall} pixels; expected at most {MAX_PIXELS} in all")
-    weight = torch.ones(1, 1, tall, wide)
-    weight[..., top : top + height, left : left + width] = 0
-    padded = F.pad(given, (left, right, top, bottom), mode="replicate")
+    margin = np.ones((1, 1, tall, wide), np.float32)
+    margin[..., top : top + height, left : left + width] = 0
+    padded, weight = pad_edges(given, (left, right, top, bottom)), hosted(margin, given)
     return whole_hole(padded, weight, weight, step, (-top % step[0], -left % step[1]))

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
+import numpy as np
 
+from pydiff.arrays import placed
 from pydiff.cascade import Stage, Start
 from pydiff.nn.edit import AttentionEdit, Layers, MapEdit
 from pydiff.tasks.changes import Change, with_edit
-from pydiff.tasks.layers import attending, attention_layers, fitting
+from pydiff.tasks.layers import attending, check_open, fitting
 
 
 def own_function(function: Any, layers: str | Sequence[str] | None, stage: Stage, levels: int) -> Change:
@@ -19,7 +20,8 @@ def own_function(function: Any, layers: str | Sequence[str] | None, stage: Stage
     In the branch that reads the prompts. Raises ValueError for what cannot be called and for names of no layer."""
     if not callable(function):
         raise ValueError(f"function is {function!r}; expected one of (source_map, target_map, progress) -> map")
-    known = list(attention_layers(stage.unet))
+    check_open(stage.unet, "function")
+    known = list(stage.unet.attention)
     names = attending(stage.unet, "text") if layers is None else fitting("function_layers", layers, known)
     where = Layers(frozenset(names))
 
@@ -28,9 +30,9 @@ def own_function(function: Any, layers: str | Sequence[str] | None, stage: Stage
             if branches[0] != 0:
                 return edit
             count = len(start.x)
-            source = torch.arange(count * len(branches))
+            source = np.arange(count * len(branches))
             source[1:count] = 0
-            return edit._replace(map_edit=MapEdit(function, source, level / levels, where))
+            return edit._replace(map_edit=MapEdit(function, placed(source, start.x), level / levels, where))
 
         return with_edit(start, change)
 

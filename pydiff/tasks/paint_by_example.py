@@ -6,13 +6,14 @@ import dataclasses
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+import numpy as np
+from numpy.typing import NDArray
 
+from pydiff.arrays import expand, hosted, namespace
 from pydiff.cascade import EXAMPLE, Branch, Cascade, Start
 from pydiff.images import from_user
 from pydiff.nn.cond import Cond
+from pydiff.ops.resize import resize
 from pydiff.tasks.begin import Begin, Now, pure_noise
 from pydiff.tasks.checks import per_prompt
 from pydiff.tasks.generate import HINTS
@@ -20,7 +21,6 @@ from pydiff.tasks.hole import Hole, make_hole
 from pydiff.tasks.image_to_image import encoded
 from pydiff.tasks.request import Call, make_request
 from pydiff.tasks.run import Request
-from pydiff.vision import ExampleEncoder
 
 
 def paint_by_example(cascade: Cascade, image: Any, mask: Any, example: Any, call: Call) -> Request:
@@ -32,7 +32,7 @@ def paint_by_example(cascade: Cascade, image: Any, mask: Any, example: Any, call
         raise ValueError(f"example is given, but {cascade.name} paints by no example; {hint}")
     if example is None:
         raise ValueError(f"{cascade.name} paints by example; give example=, a picture of the thing to paint")
-    hole = make_hole(image, mask, (stage.factor, stage.factor))
+    hole = make_hole(image, mask, (stage.factor, stage.factor), stage.unet.like)
     thing, each = from_user(example, "example"), per_prompt(call.num_images_per_prompt)
     call = dataclasses.replace(call, num_images_per_prompt=len(hole) * each)
     begins: list[Begin] = [partial(from_example, hole=hole.repeated(each), example=thing)]
@@ -40,15 +40,14 @@ def paint_by_example(cascade: Cascade, image: Any, mask: Any, example: Any, call
     return make_request("inpaint", cascade, [stage], begins, call, [hole.size], {"height": height, "width": width})
 
 
-def from_example(now: Now, hole: Hole, example: Tensor) -> Start:
+def from_example(now: Now, hole: Hole, example: NDArray[np.float32]) -> Start:
     """[x | latents of the picture without the hole | 1 outside of it]; branches [example, no example]. example
     (1, 3, H, W) in [-1, 1]."""
     encoder = now.plan.stage.traits["example"]
-    assert isinstance(encoder, ExampleEncoder)
     x = pure_noise(now)
     outside = encoded(now, hole.image * (1 - hole.mask))
-    kept = now.as_weights(F.interpolate(1 - hole.mask, size=x.shape[2:]))
-    beside = torch.cat([outside, kept.expand(len(x), -1, -1, -1)], dim=1)
-    tokens = [encoder.encode(example)] + ([encoder.nothing] if now.plan.guided else [])
-    branches = [Branch(Cond(now.as_weights(token).expand(len(x), -1, -1)), beside) for token in tokens]
+    kept = now.as_weights(resize(1 - hole.mask, x.shape[2:]))
+    beside = namespace(x).concat([outside, expand(kept, len(x))], axis=1)
+    tokens = [encoder.encode(hosted(example, x))] + ([encoder.nothing] if now.plan.guided else [])
+    branches = [Branch(Cond(expand(now.as_weights(token), len(x))), beside) for token in tokens]
     return Start(x, now.noise, branches, finish=hole.finish)

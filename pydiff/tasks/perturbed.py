@@ -10,17 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+import numpy as np
 
+from pydiff.arrays import is_array, namespace, placed
 from pydiff.cascade import Stage, Start
 from pydiff.diffusion.guidance import Guidance, fading, per_level, perturbed
 from pydiff.diffusion.rows import StepTable
-from pydiff.nn.edit import AttentionEdit, Layers, RowsIn
+from pydiff.nn.edit import AttentionEdit, Layers, RowsIn, among
 from pydiff.tasks.changes import no_edit
 from pydiff.tasks.checks import number, otherwise
-from pydiff.tasks.layers import attending, fitting
+from pydiff.tasks.layers import attending, check_open, fitting
 
 MIDDLE = "mid_block."
 
@@ -45,6 +44,8 @@ def plan_perturbed(stage: Stage, scale: float | list[float], fade: Any, layers: 
     scales = [number("pag_scale", value, 0) for value in per_level("pag_scale", scale, table.levels)]
     on, known = any(scales), attending(stage.unet, "pixels")
     names = None if layers is None else fitting("pag_layers", layers, known)
+    if on:
+        check_open(stage.unet, "pag_scale")
     if on and names is None:
         names = [name for name in known if name.startswith(MIDDLE)]
         if not names:
@@ -69,10 +70,10 @@ def with_perturbed(start: Start, layers: Layers) -> Start:
         edit = None if own is None else own(level, others)
         if len(others) == len(branches):
             return edit
-        marked = torch.arange(rows * len(branches), device=start.x.device) >= rows * len(others)
+        marked = placed(np.arange(rows * len(branches)) >= rows * len(others), start.x)
         repeated: AttentionEdit = _repeated(plain if edit is None else edit, rows)
         if edit is not None and edit.probe is not None:  # what is captured of branch 0 is captured once
-            repeated = repeated._replace(probe=F.pad(edit.probe, (0, 0, 0, 0, 0, rows)))
+            repeated = repeated._replace(probe=among(edit.probe, len(edit.probe) + rows))
         return repeated._replace(perturbed=RowsIn(marked, layers))
 
     return start._replace(branches=[*start.branches, start.branches[0]], edit=edits)
@@ -81,9 +82,9 @@ def with_perturbed(start: Start, layers: Layers) -> Start:
 def _repeated(part: Any, rows: int) -> Any:
     """An edit, or a part of one, of a batch whose first rows, those of branch 0, stand at its end once
     more."""
-    if isinstance(part, Tensor):
-        first = part[:rows]  # which borrow from each other alone
-        return torch.cat([part, first + len(part) if part.dtype == torch.int64 else first])
+    if is_array(part):
+        xp, first = namespace(part), part[:rows]  # which borrow from each other alone
+        return xp.concat([part, first + len(part) if part.dtype == xp.int64 else first])
     if isinstance(part, tuple):
         fields = [_repeated(field, rows) for field in part]
         return part._make(fields) if hasattr(part, "_make") else tuple(fields)

@@ -15,7 +15,6 @@ from pydiff.diffusion.guidance import Guidance, classifier_free, instruct, per_l
 from pydiff.diffusion.partial import begin_below, begin_of_strength, rows_above, timestep_cutoff
 from pydiff.diffusion.rows import StepTable
 from pydiff.diffusion.thresholding import make_threshold
-from pydiff.images import OUTPUT_TYPES
 from pydiff.ops.guided_step import Threshold
 from pydiff.tasks.augmentation import conditioning, ends, noise_level
 from pydiff.tasks.checks import integer, is_list, number, otherwise
@@ -293,8 +292,3 @@ def _smaller(stage: Stage, sides: Sequence[int], last: tuple[int, int]) -> tuple
         if side * own % of or made[-1] % stage.factor:
             raise ValueError(f"{name} is {side}; expected a multiple of {step}")
     return made[0], made[1]
-
-
-def check_output_type(output_type: str) -> None:
-    if output_type not in OUTPUT_TYPES:
-        raise ValueError(f"output_type is {output_type!r}; expected one of {', '.join(OUTPUT_TYPES)}")

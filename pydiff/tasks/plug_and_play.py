@@ -10,10 +10,9 @@ from typing import Any
 from pydiff.cascade import Stage, Start
 from pydiff.diffusion.edits import edited_levels
 from pydiff.nn.edit import AttentionEdit, Layers, PixelEdit, RowsIn
-from pydiff.nn.resnet import ResnetBlock
 from pydiff.tasks.changes import Change, first_rows, with_edit
 from pydiff.tasks.checks import unusual
-from pydiff.tasks.layers import attending, decoder_blocks, fitting
+from pydiff.tasks.layers import attending, check_open, decoder_blocks, fitting
 
 Names = str | Sequence[str] | None
 
@@ -57,9 +56,9 @@ class PlugOptions:
 
     def layers(self, stage: Stage) -> tuple[Layers, Layers]:
         """Those whose features, and those whose attention is injected."""
+        check_open(stage.unet, "method='plug_and_play'")
         pixels, features = attending(stage.unet, "pixels"), self.feature_layers
-        residual = [name for name, layer in stage.unet.layers.items() if isinstance(layer, ResnetBlock)]
-        residual = [name for name in residual if ".resnets." in name]  # the others change the size
+        residual = [name for name in stage.unet.residual_layers if ".resnets." in name]  # the others change the size
         if features is None:
             features = f"{decoder_blocks('feature_layers', pixels)[0]}resnets.1"
         if self.attention_layers is None:

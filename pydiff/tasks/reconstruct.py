@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from torch import Tensor
-
+from pydiff.arrays import Array, expand
 from pydiff.cascade import Cascade, Start
 from pydiff.nn.cond import Cond
 from pydiff.tasks.begin import Begin, Now
@@ -118,15 +117,15 @@ def _with_null(now: Now, begin: Begin, inverted: Inverted) -> Start:
     if inverted.null is None:  # negative-prompt inversion: the source's prompt is the null prompt
         null = null._replace(cond=_repeated(text.cond, rows))
     else:
-        null = null._replace(texts=[now.as_weights(one).expand(rows, -1, -1) for one in inverted.null])
+        null = null._replace(texts=[expand(now.as_weights(one), rows) for one in inverted.null])
     return start._replace(branches=[text, null, *others])
 
 
 def _repeated(cond: Cond, rows: int) -> Cond:
     """The first row of a conditioning, as often."""
 
-    def first(part: Tensor | None) -> Tensor | None:
-        return None if part is None else part[:1].expand(rows, *part.shape[1:])
+    def first(part: Array | None) -> Array | None:
+        return None if part is None else expand(part[:1], rows)
 
-    added = cond.added and {name: value[:1].expand(rows, -1) for name, value in cond.added.items()}
+    added = cond.added and {name: expand(value[:1], rows) for name, value in cond.added.items()}
     return Cond(first(cond.text), first(cond.mask), first(cond.labels), added)

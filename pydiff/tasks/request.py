@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from pydiff.arrays import Array, is_array, is_torch, placed
 from pydiff.cascade import Cascade, Stage, StagePlan
 from pydiff.diffusion.noise import Noise
-from pydiff.models.unet2d import UNet2D
+from pydiff.models.unet2d_config import UNet2DConfig
 from pydiff.tasks.begin import Begin, Micro, micro_fields
 from pydiff.tasks.checks import integer, is_list, per_prompt
 from pydiff.tasks.classifier import CLASSIFIER, classifier_guidance
@@ -78,6 +78,8 @@ def make_request(
     guided = steers or any(plan.guided for plan in plans)
     _check_words(words, plans, guided)
     micro = micro_fields(call.chosen(tuple(Micro.__dataclass_fields__)))
+    if call.generator is not None and not is_torch(stages[0].unet.like):
+        raise ValueError("generator is given, but an exported model draws without torch; give seed")
     seeds, drawn = generators(call.seed, call.generator, count)
     return Request(
         task,
@@ -155,19 +157,20 @@ def _is_empty(words: Any) -> bool:
     return isinstance(words, str) and not words
 
 
-def _labels(stage: Stage, call: Call) -> Tensor | None:
+def _labels(stage: Stage, call: Call) -> Array | None:
     """Classes of a class-conditional network, (B,)."""
-    classes = stage.unet.config.num_class_embeds if isinstance(stage.unet, UNet2D) else None
+    config = stage.unet.config
+    classes = config.num_class_embeds if isinstance(config, UNet2DConfig) else None
     given = call.class_labels
     if classes is None:
         if given is not None:
             raise ValueError(f"class_labels is {given!r}, but this model knows no classes; leave it out")
         return None
-    if isinstance(given, Tensor):
+    if is_array(given):
         given = given.tolist()
     entries = list(given) if is_list(given) else [given]
     if given is None or not entries:
         raise ValueError(f"this model makes pictures of {classes} classes; give class_labels, an int or a list of them")
     each = per_prompt(call.num_images_per_prompt)
     whole = [integer("class_labels", entry, 0, classes - 1) for entry in entries for _ in range(each)]
-    return torch.tensor(whole, device=next(stage.unet.parameters()).device)
+    return placed(np.array(whole), stage.unet.like)

@@ -12,9 +12,10 @@ import dataclasses
 from functools import partial
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
+from pydiff.arrays import namespace
 from pydiff.cascade import RESTORE, Cascade, Start
 from pydiff.diffusion import loop
 from pydiff.images import from_user, mask_from_user
@@ -31,8 +32,8 @@ TASKS = ("colorize", *MASKED, "jpeg")
 class Damaged(NamedTuple):
     """image (1, 3, H, W) in [-1, 1]; mask (1, 1, H, W), 1 = missing, 0 = known, or None where nothing is missing."""
 
-    image: Tensor
-    mask: Tensor | None
+    image: NDArray[np.float32]
+    mask: NDArray[np.float32] | None
 
 
 def restore(cascade: Cascade, image: Any, task: Any, mask: Any, call: Call) -> Request:
@@ -71,8 +72,8 @@ def _damaged(image: Any, task: str, mask: Any) -> Damaged:
     return Damaged(picture, hole)
 
 
-def _keeps_a_rectangle(hole: Tensor) -> bool:
-    rows, columns = (hole[0, 0] == 0).nonzero(as_tuple=True)
+def _keeps_a_rectangle(hole: NDArray[np.float32]) -> bool:
+    rows, columns = (hole[0, 0] == 0).nonzero()
     sides = [int(places.max() - places.min()) + 1 for places in (rows, columns)]
     return len(rows) == sides[0] * sides[1]
 
@@ -88,10 +89,11 @@ def from_damaged(now: Now, damaged: Damaged) -> Start:
     """Noise, beside it the damaged picture; with a mask both hold noise in the hole and the picture outside (x does so
     after every step)."""
     x = pure_noise(now)
-    known = now.as_weights(damaged.image).expand_as(x)
+    xp = namespace(x)
+    known = xp.broadcast_to(now.as_weights(damaged.image), x.shape)
     if damaged.mask is None:
         return Start(x, now.noise, branches(now, known))
     mask = now.as_weights(damaged.mask)
-    beside = torch.where(mask > 0, now.draw(tuple(x.shape[1:])), known)
+    beside = xp.where(mask > 0, now.draw(tuple(x.shape[1:])), known)
     kept = loop.Known(known, mask, clean=True)
-    return Start(torch.where(mask > 0, x, known), now.noise, branches(now, beside), known=kept)
+    return Start(xp.where(mask > 0, x, known), now.noise, branches(now, beside), known=kept)

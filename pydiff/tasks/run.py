@@ -9,21 +9,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from PIL import Image
-from torch import Tensor
 
 from pydiff._version import __version__
+from pydiff.arrays import Array, inference
 from pydiff.cascade import Cascade, Leg, StagePlan, Start, State, run
 from pydiff.diffusion import loop
 from pydiff.diffusion.noise import Noise
 from pydiff.heat import HeatMaps
-from pydiff.images import to_output, to_pil, write_png
+from pydiff.images import check_output_type, to_output, to_pil, write_png
 from pydiff.tasks.begin import Begin, Micro, Now
 from pydiff.tasks.changes import Change
 from pydiff.tasks.classifier import CLASSIFIER, ClassifierGuidance
 from pydiff.tasks.perturbed import with_perturbed
-from pydiff.tasks.plan import PRIOR, Options, check_output_type
+from pydiff.tasks.plan import PRIOR, Options
 from pydiff.tasks.words import READING, SECOND, Told, Words, encode_all
 from pydiff.text.encoders import TextEncoder
 
@@ -33,7 +32,7 @@ REPEATED = (
     *(*Options.__dataclass_fields__, *Micro.__dataclass_fields__, *READING, *PRIOR, *CLASSIFIER),
 )
 Watch = Callable[[State], object]
-StepEnd = Callable[["Walk", int, float, dict[str, Tensor]], "dict[str, Tensor] | None"]
+StepEnd = Callable[["Walk", int, float, dict[str, Array]], "dict[str, Array] | None"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ class Preview(NamedTuple):
         """The estimate of the finished pictures, one per picture of the batch; latents are decoded for it."""
         if self.state.picture is not None:
             return to_pil(self.state.picture)
-        with torch.inference_mode():
+        with inference():
             return to_pil(self.plan.decoded(self.state.denoised))
 
     @property
@@ -111,7 +110,7 @@ class Request:
     begins: tuple[Begin, ...]
     guided: bool = False
     micro: Micro = field(default_factory=Micro)
-    labels: Tensor | None = None
+    labels: Array | None = None
     on_step_end: StepEnd | None = None
     said: Mapping[str, Any] = field(default_factory=dict)
     said_of: tuple[Mapping[str, Any], ...] = ()
@@ -141,7 +140,7 @@ def states(wanted: Request, timings: dict[str, Any] | None = None, *, decode: bo
 def _leg(wanted: Request, index: int, told: Mapping[int, Told], walk: Walk) -> Leg:
     plan, begin = wanted.plans[index], wanted.begins[index]
 
-    def started(before: Tensor | None) -> Start:
+    def started(before: Array | None) -> Start:
         now = Now(plan, told.get(id(plan.stage.text)), wanted.noise, before, wanted.micro, wanted.labels)
         start = begin(now)
         for change in wanted.changes if index == 0 else ():
@@ -157,7 +156,7 @@ def _leg(wanted: Request, index: int, told: Mapping[int, Told], walk: Walk) -> L
 def _watched(start: Start, on_step_end: StepEnd, walk: Walk) -> Start:
     """The same, with diffusers' callback after each step: it may replace the latents and end the run."""
 
-    def adjust(state: loop.State) -> Tensor:
+    def adjust(state: loop.State) -> Array:
         x = state.x if start.adjust is None else start.adjust(state)
         answer = on_step_end(walk, state.index, state.t, {"latents": x}) or {}
         return answer.get("latents", x)
@@ -172,7 +171,7 @@ def finish(wanted: Request, output_type: str = "pil", watch: Watch | None = None
         raise ValueError(f"watch is {watch!r}; expected a function that takes a state")
     began = time.perf_counter()
     timings: dict[str, Any] = {"stages": [0.0] * len(wanted.plans)}
-    finished: list[Tensor] = []
+    finished: list[Array] = []
     heat = HeatMaps()
     for state in states(wanted, timings, decode=output_type != "latent"):
         timings["stages"][state.stage] += state.seconds

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import torch
-
+from pydiff.diffusion.noise import is_torch_generator
 from pydiff.tasks.checks import integer, is_list
+
+if TYPE_CHECKING:
+    import torch
 
 MAX_SEED = 2**63 - 1
 Seed = int | Sequence[int] | None
-Generators = torch.Generator | Sequence[torch.Generator] | None
+Generators: TypeAlias = "torch.Generator | Sequence[torch.Generator] | None"
 
 
 def seed_list(seed: Seed, count: int) -> list[int]:
@@ -27,15 +29,15 @@ def seed_list(seed: Seed, count: int) -> list[int]:
     return [first + index for index in range(count)]
 
 
-def generators(seed: Seed, generator: Generators, count: int) -> tuple[list[int | None], list[torch.Generator]]:
-    """Seeds (None where a generator was given) and generators, one per picture."""
+def generators(seed: Seed, generator: Generators, count: int) -> tuple[list[int | None], list[int | torch.Generator]]:
+    """Seeds, None where a generator was given, and what noise is drawn from, a seed or a generator; one per picture."""
     if generator is None:
         seeds = seed_list(seed, count)
-        return list(seeds), [torch.Generator().manual_seed(value) for value in seeds]
+        return list(seeds), list(seeds)
     if seed is not None:
         raise ValueError("seed and generator are both given; give one of them")
     given: list[Any] = list(generator) if is_list(generator) else [generator]
-    if not all(isinstance(one, torch.Generator) for one in given):
+    if not all(map(is_torch_generator, given)):
         raise ValueError(f"generator is {generator!r}; expected a torch.Generator per picture")
     if len(given) != count:
         raise ValueError(f"generator lists {len(given)} generators for {count} pictures; give one per picture")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
+from pydiff.arrays import Array, expand, hosted
 from pydiff.cascade import Branch, Cascade, Stage, Start
 from pydiff.diffusion.guidance import Guidance
 from pydiff.diffusion.rows import StepTable
@@ -18,7 +20,9 @@ from pydiff.tasks.plan import make_guidance, stages_to
 from pydiff.tasks.request import Call, make_request
 from pydiff.tasks.run import Request
 from pydiff.text.encoders import Encoded
-from pydiff.unclip import UnCLIP, draw_embedding
+
+if TYPE_CHECKING:
+    from pydiff.unclip import UnCLIP
 
 PRIOR_STEPS, PRIOR_GUIDANCE = 25, 4.0
 
@@ -46,20 +50,22 @@ def plan_prior(unclip: UnCLIP, call: Call) -> PriorPlan:
 
 def from_prior(now: Now, unclip: UnCLIP, prior: PriorPlan) -> Start:
     """The embedding of the picture is drawn first, then the picture's noise."""
+    from pydiff.unclip import draw_embedding
+
     assert now.told is not None
     sides = (now.told.prompt,) if now.told.null is None else (now.told.prompt, now.told.null)
     embeds = draw_embedding(unclip, sides, prior.table, prior.guidance, now.noise)
     return _decoding(now, unclip, embeds)
 
 
-def from_variation(now: Now, unclip: UnCLIP, image: Tensor) -> Start:
+def from_variation(now: Now, unclip: UnCLIP, image: NDArray[np.float32]) -> Start:
     """The embedding is that of a picture (1, 3, H, W)."""
     assert unclip.vision is not None
-    embeds = now.as_weights(unclip.vision.encode(image)).expand(len(now.noise), -1)
+    embeds = expand(now.as_weights(unclip.vision.encode(hosted(image, now.weight))), len(now.noise))
     return _decoding(now, unclip, embeds)
 
 
-def _decoding(now: Now, unclip: UnCLIP, embeds: Tensor) -> Start:
+def _decoding(now: Now, unclip: UnCLIP, embeds: Array) -> Start:
     """Branches [words and embedding, negative words and the learned embedding of no picture]."""
     assert now.told is not None
     branches = [_branch(unclip, now.told.prompt, embeds)]
@@ -68,7 +74,7 @@ def _decoding(now: Now, unclip: UnCLIP, embeds: Tensor) -> Start:
     return Start(pure_noise(now), now.noise, branches)
 
 
-def _branch(unclip: UnCLIP, words: Encoded, embeds: Tensor | None) -> Branch:
+def _branch(unclip: UnCLIP, words: Encoded, embeds: Array | None) -> Branch:
     assert words.pooled is not None
     assert words.mask is not None
     states, labels = unclip.projection(embeds, words.pooled, words.states)
@@ -79,7 +85,7 @@ def variations(cascade: Cascade, image: Any, call: Call, *, size: int | None = N
     """Pictures that CLIP finds like the one given."""
     stages = stages_to(cascade, size)
     unclip = stages[0].traits.get("unclip")
-    if not isinstance(unclip, UnCLIP) or unclip.vision is None:
+    if unclip is None or unclip.vision is None:
         raise ValueError(f"{cascade.name} makes no variations; that takes an unCLIP model with an image encoder")
     picture = from_user(image)
     begins: list[Begin] = [partial(from_variation, unclip=unclip, image=picture), *(from_low_res for _ in stages[1:])]

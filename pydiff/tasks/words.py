@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
-
+from pydiff.arrays import Array, inference, is_array, is_floating
 from pydiff.tasks.checks import is_list, otherwise, per_prompt
 from pydiff.text.encoders import Encoded, TextEncoder
 
@@ -30,10 +28,10 @@ class Embeddings(NamedTuple):
     """prompt_embeds (P, T, D) and pooled_prompt_embeds (P, E) of diffusers, and the negative ones; one row per prompt
     or per picture."""
 
-    prompt: Tensor
-    negative: Tensor | None = None
-    pooled: Tensor | None = None
-    negative_pooled: Tensor | None = None
+    prompt: Array
+    negative: Array | None = None
+    pooled: Array | None = None
+    negative_pooled: Array | None = None
 
     def check(self, encoder: TextEncoder, guided: bool, pooled: bool) -> None:
         """Raise ValueError unless the network that reads the encoder's states, and pooled ones, can read these."""
@@ -148,12 +146,13 @@ def _checked(embeddings: Embeddings, each: int) -> Embeddings:
     """Repeated for every picture, in diffusers' order: the pictures of a prompt stand together."""
     ranks = (3, 3, 2, 2)
     rows = None
-    for name, rank, value in zip(EMBEDDINGS, ranks, embeddings, strict=True):
+    given: Sequence[Any] = embeddings
+    for name, rank, value in zip(EMBEDDINGS, ranks, given, strict=True):
         if value is None and name != "prompt_embeds":
             continue
         shape = "(P, T, D)" if rank == 3 else "(P, E)"
-        if not isinstance(value, Tensor) or value.ndim != rank or not value.is_floating_point() or 0 in value.shape:
-            came = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        if not is_array(value) or value.ndim != rank or not is_floating(value) or 0 in value.shape:
+            came = f"{value.dtype} {tuple(value.shape)}" if is_array(value) else type(value).__name__
             raise ValueError(f"{name} is {came}; expected a tensor of floats {shape}")
         rows = otherwise(rows, len(value))
         if len(value) != rows:
@@ -164,13 +163,14 @@ def _checked(embeddings: Embeddings, each: int) -> Embeddings:
             f"negative_prompt_embeds has shape {tuple(negative.shape)}, prompt_embeds {tuple(embeddings.prompt.shape)}"
             "; give equal ones"
         )
-    return Embeddings(*(None if value is None else value.repeat_interleave(each, dim=0) for value in embeddings))  # type: ignore[arg-type]
+    repeated = [row for row in range(len(embeddings.prompt)) for _ in range(each)]
+    return Embeddings(*(None if value is None else value[repeated] for value in embeddings))  # type: ignore[arg-type]
 
 
 def encode_all(words: Words, encoders: Sequence[TextEncoder], guided: bool) -> list[Told]:
     """What each of the encoders makes of the words; the same encoder is asked once."""
     told: dict[int, Told] = {}
-    with torch.inference_mode():
+    with inference():
         for encoder in encoders:
             if id(encoder) not in told:
                 told[id(encoder)] = words.encode(encoder, guided)

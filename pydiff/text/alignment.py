@@ -7,8 +7,8 @@ from collections.abc import Container, Hashable, Iterator, Sequence
 from itertools import chain, groupby, pairwise
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from pydiff.diffusion.edits import check_compat
 from pydiff.text.google import refinement_mapper, replacement_mapper
@@ -23,8 +23,8 @@ class Alignment(NamedTuple):
     target column takes the source's instead of its own. swapped, added, removed: the words, as the prompts write them.
     """
 
-    transfer: Tensor
-    has_source: Tensor
+    transfer: NDArray[np.float64]
+    has_source: NDArray[np.bool_]
     swapped: tuple[tuple[str, str], ...] = ()
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
@@ -101,11 +101,11 @@ def _unpaired(source: PromptColumns, target: PromptColumns, count: int, other: i
 def _google(source: PromptColumns, target: PromptColumns, mode: str) -> Alignment:
     if source.windows != 1:
         raise ValueError(f"compat='google' reads one window of tokens, but the prompts take {source.windows}")
-    columns = torch.arange(source.length)
+    columns = np.arange(source.length)
     if mode == "replace" or (mode == "auto" and source.text.count(" ") == target.text.count(" ")):
-        return Alignment(replacement_mapper(source, target), torch.ones_like(columns, dtype=torch.bool))
+        return Alignment(replacement_mapper(source, target), np.ones_like(columns, dtype=bool))
     mapper, has_source = refinement_mapper(source, target)
-    transfer = torch.zeros(source.length, source.length, dtype=torch.float64)
+    transfer = np.zeros((source.length, source.length))
     transfer[mapper[has_source], columns[has_source]] = 1
     return Alignment(transfer, has_source)
 
@@ -198,19 +198,21 @@ def _text(word: Word) -> tuple[str, ...]:
     return tuple(atom.text for atom in word)
 
 
-def _tables(source: PromptColumns, target: PromptColumns, links: Sequence[Link]) -> tuple[Tensor, Tensor]:
-    transfer = torch.zeros(source.length, source.length, dtype=torch.float64)
+def _tables(
+    source: PromptColumns, target: PromptColumns, links: Sequence[Link]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    transfer = np.zeros((source.length, source.length))
     for link in links:
         for taken, takers in _token_runs(link):
             rows, columns = [source.column(token) for token in taken], [target.column(token) for token in takers]
             if len(rows) == len(columns):
                 transfer[rows, columns] = 1
             else:
-                transfer[torch.tensor(rows)[:, None], torch.tensor(columns)] = 1 / len(columns)
-    transfer[source.frame, target.frame] = 1
+                transfer[np.ix_(rows, columns)] = 1 / len(columns)
+    transfer[list(source.frame), list(target.frame)] = 1
     padding = sorted(source.padding & target.padding)
     transfer[padding, padding] = 1
-    return transfer, (transfer != 0).any(dim=0)
+    return transfer, (transfer != 0).any(axis=0)
 
 
 def _token_runs(link: Link) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:

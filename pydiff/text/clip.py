@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor, nn
+from tokenizers import Tokenizer
 
-from pydiff.models.clip import inner, text_fields
+from pydiff.arrays import namespace, placed
+from pydiff.models.clip_config import text_fields
 from pydiff.models.rules import Rule, optional, whole
 from pydiff.text.encoders import CHUNKS, WEIGHTING, Encoded, TextEncoder, TextOptions
-from pydiff.text.tokenizer_files import fitted, read_with_transformers
+from pydiff.text.runner import Runner, TextNetworks
+from pydiff.text.tokenizer_files import fitted, read_whole, read_with_transformers, written_window
 from pydiff.text.tokens import PromptTokenizer, Rows
 from pydiff.text.weighting import weigh
-from pydiff.weights.clip import load_clip_text
 from pydiff.weights.files import read_config
 
 
@@ -44,85 +44,63 @@ class ClipEncoder(TextEncoder):
     def __init__(
         self,
         tokenizers: Sequence[PromptTokenizer],
-        networks: Sequence[nn.Module],
+        runners: Sequence[Runner],
         reading: Reading,
         absent_is_zero: bool = False,
     ) -> None:
-        self.tokenizers, self.networks = tuple(tokenizers), tuple(networks)
+        self.tokenizers, self.runners = tuple(tokenizers), tuple(runners)
         self.reading, self.absent_is_zero = reading, absent_is_zero
 
     @property
-    def width(self) -> int:
-        return sum(_config(network).hidden_size for network in self.networks)
-
-    @property
     def pooled_width(self) -> int | None:
-        return _config(self.networks[-1]).projection_dim if self.reading.pooled else None
+        return self.runners[-1].pooled_width if self.reading.pooled else None
 
     @property
     def rules(self) -> Mapping[str, Rule]:
         if self.reading.fixed:
             return WEIGHTING
-        layers = min(_config(network).num_hidden_layers for network in self.networks)
-        return {**WEIGHTING, **CHUNKS, "clip_skip": optional(whole(0, layers - self.reading.skip))}
-
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        for network in self.networks:
-            network.to(device=device, dtype=dtype)
-        return self
+        most = min(runner.most_skip for runner in self.runners)
+        skips = {"clip_skip": optional(whole(0, most))} if most else {}
+        return {**WEIGHTING, **CHUNKS, **skips}
 
     def _run(self, rows: Sequence[Rows], options: TextOptions) -> Encoded:
-        states, pooled = [], None
-        for network, row in zip(self.networks, rows, strict=True):
-            made, pooled = self._states(network, row, self.reading.skip + (options.clip_skip or 0))
-            states.append(weigh(made, row.weights))
-        device = states[0].device
+        skip = options.clip_skip or 0
+        made = [runner(row.ids, row.mask, skip) for runner, row in zip(self.runners, rows, strict=True)]
+        first = made[0].states
+        states = [placed(weigh(one.states, row.weights), first) for one, row in zip(made, rows, strict=True)]
         return Encoded(
-            torch.cat([part.to(device) for part in states], dim=-1),
-            pooled if self.reading.pooled else None,
-            rows[0].mask.to(device) if self.reading.masked else None,
+            namespace(first).concat(states, axis=-1),
+            made[-1].pooled if self.reading.pooled else None,
+            placed(rows[0].mask, first) if self.reading.masked else None,
         )
 
-    def _states(self, network: nn.Module, rows: Rows, skip: int) -> tuple[Tensor, Tensor | None]:
-        """States (R, T, D) and, where the network projects it, the pooled state (R, P)."""
-        device = next(network.parameters()).device
-        masked = getattr(_config(network), "use_attention_mask", False)
-        mask = rows.mask.long().to(device) if masked else None
-        out = network(rows.ids.to(device), attention_mask=mask, output_hidden_states=True)
-        states = out.hidden_states[-(skip + 1)]
-        if self.reading.normed:
-            states = inner(network).final_layer_norm(states)
-        return states, getattr(out, "text_embeds", None)
 
-
-def load_clip_encoder(
-    folders: Sequence[tuple[Path, Path]],
-    reading: Reading,
-    dtype: torch.dtype = torch.float32,
-    *,
-    variant: str | None = None,
-    absent_is_zero: bool = False,
+def open_clip_encoder(
+    folders: Sequence[tuple[Path, Path]], reading: Reading, networks: TextNetworks, absent_is_zero: bool = False
 ) -> ClipEncoder:
     """From a tokenizer's and a network's folder each; where states are pooled, the last network projects.
 
-    Raises ValueError for what `load_network` refuses, a tokenizer that is missing or does not fit, and where
-    transformers is not installed.
+    Raises ValueError for what `networks` refuses, a tokenizer that is missing or does not fit, and where transformers
+    is not installed.
     """
-    tokenizers = [_load_tokenizer(words, weights) for words, weights in folders]
+    load = _load_whole if networks.whole_tokenizers else _load_tokenizer
+    tokenizers = [load(words, weights) for words, weights in folders]
     last = folders[-1][1]
-    networks = [
-        load_clip_text(weights, reading.pooled and weights == last, dtype, variant=variant) for _, weights in folders
-    ]
-    return ClipEncoder(tokenizers, networks, reading, absent_is_zero)
+    runners = [networks.clip(weights, reading, reading.pooled and weights == last) for _, weights in folders]
+    return ClipEncoder(tokenizers, runners, reading, absent_is_zero)
 
 
 def _load_tokenizer(folder: Path, weights: Path) -> PromptTokenizer:
     read = read_with_transformers(folder, "CLIPTokenizer", ("vocab.json", "merges.txt"))
+    return _fitted(folder, weights, read.backend_tokenizer, read.model_max_length, read.pad_token_id)
+
+
+def _load_whole(folder: Path, weights: Path) -> PromptTokenizer:
+    tokenizer, pad = read_whole(folder)
+    return _fitted(folder, weights, tokenizer, written_window(folder), pad)
+
+
+def _fitted(folder: Path, weights: Path, tokenizer: Tokenizer, said: Any, pad: int | None) -> PromptTokenizer:
     fields = read_config(weights, text_fields)
-    said, most = read.model_max_length, fields["max_position_embeddings"]
-    window = min(said, most) if isinstance(said, int) else said
-    return fitted(folder, read.backend_tokenizer, window, read.pad_token_id, fields["vocab_size"])
-
-
-def _config(network: nn.Module) -> Any:
-    return network.config
+    window = min(said, fields["max_position_embeddings"]) if isinstance(said, int) else said
+    return fitted(folder, tokenizer, window, pad, fields["vocab_size"])

@@ -1,4 +1,10 @@
-"""What all text encoders share: prompts are checked, read in windows, run through the networks and joined."""
+"""What all text encoders share: prompts are checked, read in windows, run through the networks and joined.
+
+The networks themselves are `Runner`s (`pydiff.text.runner`): token ids and masks as NumPy arrays in, states and pooled
+states as arrays of the engine's kind out. `pydiff.text.torch_networks` runs torch modules; another engine brings its
+own `TextNetworks`, which makes a runner of a component's folder, and `pydiff.text.loading.open_text_encoder` makes the
+encoder of a pipeline's folder out of them. Tokens, windows, weights of words and options are the same for all.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from pydiff.arrays import Array, inference, namespace, placed
 from pydiff.models.rules import BOOL, Rule
+from pydiff.text.runner import Runner
 from pydiff.text.tokens import PromptTokenizer, Rows, Tokens
 from pydiff.text.weighting import shortened
 
@@ -20,11 +27,11 @@ Prompts = Sequence[str | None]  # None: no prompt, which is not always the empty
 
 class Encoded(NamedTuple):
     """states (B, T, D); pooled (B, P) where the network makes it; mask (B, T) True where a token is, for networks that
-    are told where padding begins."""
+    are told where padding begins. All of the engine's kind."""
 
-    states: Tensor
-    pooled: Tensor | None = None
-    mask: Tensor | None = None
+    states: Array
+    pooled: Array | None = None
+    mask: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -59,12 +66,13 @@ class TextEncoder(ABC):
     """
 
     tokenizers: tuple[PromptTokenizer, ...]  # one per network
+    runners: tuple[Runner, ...]
     absent_is_zero: bool = False  # whether no prompt is states of zeros, rather than those of the empty prompt
 
     @property
-    @abstractmethod
     def width(self) -> int:
         """D of the states."""
+        return sum(runner.width for runner in self.runners)
 
     @property
     def pooled_width(self) -> int | None:
@@ -76,9 +84,11 @@ class TextEncoder(ABC):
     def rules(self) -> Mapping[str, Rule]:
         """The options, and what each may hold."""
 
-    @abstractmethod
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+    def to(self, device: Any = None, dtype: Any = None) -> Self:
         """Move and cast the networks, in place."""
+        for runner in self.runners:
+            runner.to(device, dtype)
+        return self
 
     @abstractmethod
     def _run(self, rows: Sequence[Rows], options: TextOptions) -> Encoded:
@@ -168,18 +178,24 @@ class TextEncoder(ABC):
         place = {tokens: index for index, tokens in enumerate(dict.fromkeys(one.tokens for one in read))}
         columns = zip(*place, strict=True)
         rows = [tokenizer.rows(column, windows) for tokenizer, column in zip(self.tokenizers, columns, strict=True)]
-        with torch.inference_mode():
+        with inference():
             made = self._run(rows, options)  # (R, T, D), (R, P), (R, T); R = len(place) * windows
-            index = torch.tensor([place[one.tokens] for one in read], device=made.states.device)
-            zero = torch.tensor([one.absent and self.absent_is_zero for one in read], device=index.device)
-            states = _joined(made.states, windows)[index].masked_fill(zero[:, None, None], 0)
+            index = placed(np.array([place[one.tokens] for one in read], dtype=np.int64), made.states)
+            zero = placed(np.array([one.absent and self.absent_is_zero for one in read], dtype=bool), made.states)
+            states = _cleared(_joined(made.states, windows)[index], zero)
             pooled = made.pooled
             if pooled is not None:  # that of the first window
-                pooled = pooled[::windows][index].masked_fill(zero[:, None], 0)
+                pooled = _cleared(pooled[::windows][index], zero)
             mask = None if made.mask is None else _joined(made.mask, windows)[index]
         return Encoded(states, pooled, mask)
 
 
-def _joined(rows: Tensor, windows: int) -> Tensor:
+def _joined(rows: Array, windows: int) -> Array:
     """(B * windows, T, ...) -> (B, windows * T, ...)"""
-    return rows.unflatten(0, (-1, windows)).flatten(1, 2)
+    return rows.reshape((-1, windows * rows.shape[1], *rows.shape[2:]))
+
+
+def _cleared(x: Array, zero: Array) -> Array:
+    """x (B, ...) with zeros in the rows that zero (B,) names."""
+    xp = namespace(x)
+    return xp.where(zero.reshape((-1, *(1,) * (x.ndim - 1))), xp.zeros_like(x), x)

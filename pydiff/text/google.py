@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from pydiff.text.spans import PromptColumns
 from pydiff.text.weighting import shortened
@@ -31,7 +31,7 @@ def word_columns(prompt: PromptColumns, word: str | int) -> list[int]:
     return columns
 
 
-def replacement_mapper(source: PromptColumns, target: PromptColumns) -> Tensor:
+def replacement_mapper(source: PromptColumns, target: PromptColumns) -> NDArray[np.float64]:
     """(T, T): the share of each source column's attention (rows) that a target column takes.
 
     Raises ValueError where the prompts differ in their number of words, or a word that differs has no tokens.
@@ -42,7 +42,7 @@ def replacement_mapper(source: PromptColumns, target: PromptColumns) -> Tensor:
             f"the prompts have {len(words)} and {len(others)} words between single spaces, {shortened(source.text)!r} "
             f"and {shortened(target.text)!r}; expected as many, or use mode='refine'"
         )
-    mapper, here, there = torch.zeros(source.length, source.length, dtype=torch.float64), 0, 0
+    mapper, here, there = np.zeros((source.length, source.length)), 0, 0
     for place in (place for place, pair in enumerate(zip(words, others, strict=True)) if pair[0] != pair[1]):
         taken, takers = word_columns(source, place), word_columns(target, place)
         if not taken or not takers:
@@ -50,27 +50,27 @@ def replacement_mapper(source: PromptColumns, target: PromptColumns) -> Tensor:
                 f"the words {words[place]!r} and {others[place]!r} cannot be swapped: compat='google' finds no tokens "
                 "of one of them; write prompts with single spaces, or leave compat out"
             )
-        run = torch.arange(taken[0] - here)
+        run = np.arange(taken[0] - here)
         mapper[here + run, there + run] = 1
         if len(taken) == len(takers):
             mapper[taken, takers] = 1
         else:
             mapper[taken[0] : taken[-1] + 1, takers] = 1 / len(takers)
         here, there = taken[-1] + 1, there + len(run) + len(takers)
-    rest = torch.arange(there, there + source.length - max(here, there))
+    rest = np.arange(there, there + source.length - max(here, there))
     mapper[rest, rest] = 1  # the defect: both count the target's columns
     return mapper
 
 
-def refinement_mapper(source: PromptColumns, target: PromptColumns) -> tuple[Tensor, Tensor]:
+def refinement_mapper(source: PromptColumns, target: PromptColumns) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """(T,) the source column that each target column takes, -1 for none, and (T,) whether it takes one.
 
     Padding takes the source's column of its own number, whatever stands there.
     """
     (before, after), length = source.tokenizer.frame, source.length
     ids = [[*before, *(token.id for token in prompt.tokens), *after] for prompt in (source, target)]
-    mapper = torch.arange(length)
-    mapper[: len(ids[1])] = torch.tensor(global_alignment(*ids), dtype=torch.long)
+    mapper = np.arange(length)
+    mapper[: len(ids[1])] = global_alignment(*ids)
     return mapper, mapper != -1
 
 

@@ -6,20 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from pydiff.text.clip import STABLE_DIFFUSION, STABLE_DIFFUSION_XL, UNCLIP, load_clip_encoder
+from pydiff.text.clip import STABLE_DIFFUSION, STABLE_DIFFUSION_XL, UNCLIP, open_clip_encoder
 from pydiff.text.encoders import TextEncoder
-from pydiff.text.prompts import load_prompt_encoder
-from pydiff.weights import read_json
-from pydiff.weights.files import inside
+from pydiff.text.prompts import open_prompt_encoder
+from pydiff.text.runner import TextNetworks
+from pydiff.weights.files import inside, read_json
 
 _CLIP, _PROJECTED, _T5 = "CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel"
 
 
-def load_text_encoder(
-    folder: Path, words: Sequence[str] = (), dtype: torch.dtype = torch.float32, *, variant: str | None = None
-) -> TextEncoder:
+def open_text_encoder(folder: Path, networks: TextNetworks, words: Sequence[str] = ()) -> TextEncoder:
     """Open the text encoder of a pipeline in the diffusers layout: T5 (DeepFloyd IF), CLIP (Stable Diffusion 1 and
     2), CLIP with projection (unCLIP), both or the latter alone (Stable Diffusion XL, its refiner). words: all that a T5
     ever read, where that is known.
@@ -30,14 +26,14 @@ def load_text_encoder(
     names = sorted(name for name in index if name.startswith("text_encoder") and _class(index, name))
     kinds = tuple(_class(index, name) for name in names)
     if kinds == (_T5,) and names == ["text_encoder"]:
-        return load_prompt_encoder(folder, words, dtype, variant=variant)
+        return open_prompt_encoder(folder, networks, words)
     pairs = [(inside(folder, name.replace("text_encoder", "tokenizer")), inside(folder, name)) for name in names]
     zero = bool(index.get("force_zeros_for_empty_prompt"))
     if names[-1:] == ["text_encoder_2"] and kinds in ((_CLIP, _PROJECTED), (_PROJECTED,)):
-        return load_clip_encoder(pairs, STABLE_DIFFUSION_XL, dtype, variant=variant, absent_is_zero=zero)
+        return open_clip_encoder(pairs, STABLE_DIFFUSION_XL, networks, zero)
     if names == ["text_encoder"] and kinds in ((_CLIP,), (_PROJECTED,)):
         reading = STABLE_DIFFUSION if kinds == (_CLIP,) else UNCLIP
-        return load_clip_encoder(pairs, reading, dtype, variant=variant)
+        return open_clip_encoder(pairs, reading, networks)
     said = ", ".join(f"{name} a {kind}" for name, kind in zip(names, kinds, strict=True)) or "no text encoder"
     raise ValueError(
         f"{folder / 'model_index.json'} has {said}; expected a T5, a CLIP, or those of Stable Diffusion XL"

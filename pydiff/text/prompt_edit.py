@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from pydiff.diffusion.checks import real, whole
 from pydiff.diffusion.edits import EditTable, Share, TokenEdit, check_compat, edit_table, edited_levels
@@ -62,7 +62,7 @@ def word_probe(
     *,
     name: str = "words",
     compat: str | None = None,
-) -> Tensor:
+) -> NDArray[np.float64]:
     """(B, T): 1 where a column of a prompt belongs to one of the words, which need not be in all prompts. Its product
     with attention maps is the attention to the words. Raises ValueError, with the option's name, for a word that no
     prompt has."""
@@ -76,9 +76,9 @@ def _per_column(
     usual: float,
     given: Mapping[Phrase, Sequence[float]],
     compat: str | None,
-) -> Tensor:
+) -> NDArray[np.float64]:
     """(B, T): the number that each column of each prompt is given, one per prompt for every phrase; else the usual."""
-    values = torch.full((len(prompts), prompts[0].length), float(usual), dtype=torch.float64)
+    values = np.full((len(prompts), prompts[0].length), float(usual))
     for phrase, numbers in given.items():
         places = [_find(prompt, phrase, compat) for prompt in prompts]
         if not any(places):
@@ -96,7 +96,7 @@ def _find(prompt: PromptColumns, phrase: Phrase, compat: str | None) -> Sequence
 
 def _schedule(
     targets: Sequence[PromptColumns], cross_replace: Any, levels: int, compat: str | None
-) -> tuple[Tensor, Tensor]:
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(B, T) each: the levels start <= level < stop at which a column takes the source's attention."""
     said = dict(cross_replace) if isinstance(cross_replace, Mapping) else {DEFAULT: cross_replace}
     usual, count = said.pop(DEFAULT, (0.0, 1.0)), len(targets)

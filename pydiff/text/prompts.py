@@ -6,25 +6,21 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-import torch
 from tokenizers import Tokenizer
 
 from pydiff._optional import optional
 from pydiff.models.rules import BOOL, Rule
-from pydiff.models.t5 import T5Config, T5Encoder
+from pydiff.models.t5_config import T5Config
 from pydiff.text.caption import clean_caption
 from pydiff.text.encoders import CHUNKS, WEIGHTING, Encoded, Prompts, TextEncoder, TextOptions
+from pydiff.text.runner import Runner, TextNetworks
 from pydiff.text.tokenizer_files import WHOLE, fitted, read_whole, read_with_transformers
 from pydiff.text.tokens import PromptTokenizer, Rows
 from pydiff.text.weighting import plain, weigh
-from pydiff.weights import load_network, read_header
 from pydiff.weights.files import inside, read_config
-from pydiff.weights.network import when_read
 
-SHARED = "shared.weight"
-TIED = "encoder.embed_tokens.weight"  # the same tensor
 MAX_TOKENS = 77  # what diffusers' IFPipeline pads to
 
 
@@ -36,20 +32,12 @@ class PromptEncoder(TextEncoder):
     """A tokenizer and a T5 encoder; padding is masked inside it. words: all that the model ever read, or empty when
     that is not known. Prompts are stripped and in lower case, as diffusers' IFPipeline has them."""
 
-    def __init__(self, tokenizer: PromptTokenizer, encoder: T5Encoder, words: Sequence[str] = ()) -> None:
-        self.tokenizers, self.encoder, self.words = (tokenizer,), encoder, frozenset(words)
-
-    @property
-    def width(self) -> int:
-        return self.encoder.config.d_model
+    def __init__(self, tokenizer: PromptTokenizer, runner: Runner, words: Sequence[str] = ()) -> None:
+        self.tokenizers, self.runners, self.words = (tokenizer,), (runner,), frozenset(words)
 
     @property
     def rules(self) -> Mapping[str, Rule]:
         return {**WEIGHTING, **CHUNKS, "clean_caption": BOOL}
-
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        self.encoder.cast(device, dtype)
-        return self
 
     def check(self, prompts: Prompts, second: Prompts | None = None, **options: Any) -> None:
         """Refuse prompts that cannot be encoded whole (ValueError), and warn of words the model never saw."""
@@ -80,14 +68,11 @@ class PromptEncoder(TextEncoder):
         return clean_caption(prompt) if options.clean_caption else prompt.lower().strip()
 
     def _run(self, rows: Sequence[Rows], options: TextOptions) -> Encoded:
-        (ids, mask, weights), device = rows[0], self.encoder.shared.weight.device
-        states = self.encoder(ids.to(device), mask.to(device))
-        return Encoded(weigh(states, weights))
+        ids, mask, weights = rows[0]
+        return Encoded(weigh(self.runners[0](ids, mask).states, weights))
 
 
-def load_prompt_encoder(
-    folder: Path, words: Sequence[str] = (), dtype: torch.dtype = torch.float32, *, variant: str | None = None
-) -> PromptEncoder:
+def open_prompt_encoder(folder: Path, networks: TextNetworks, words: Sequence[str] = ()) -> PromptEncoder:
     """From a pipeline folder's tokenizer/ and text_encoder/. ValueError says what is missing or wrong.
 
     A tokenizer.json is read without transformers; a sentencepiece model needs it, sentencepiece and protobuf.
@@ -96,7 +81,7 @@ def load_prompt_encoder(
     tokenizer, pad = _read_tokenizer(files)
     config = read_config(weights, T5Config.from_dict)
     reader = fitted(files, tokenizer, MAX_TOKENS, pad, config.vocab_size)
-    return PromptEncoder(reader, _load_encoder(weights, dtype, variant), words)
+    return PromptEncoder(reader, networks.t5(weights), words)
 
 
 def _read_tokenizer(folder: Path) -> tuple[Tokenizer, int | None]:
@@ -107,13 +92,3 @@ def _read_tokenizer(folder: Path) -> tuple[Tokenizer, int | None]:
     optional("google.protobuf", "protobuf", str(model))
     read = read_with_transformers(folder, "T5Tokenizer", (model.name,))
     return read.backend_tokenizer, read.pad_token_id
-
-
-def _load_encoder(folder: Path, dtype: torch.dtype, variant: str | None) -> T5Encoder:
-    def build(config: Mapping[str, Any]) -> T5Encoder:
-        return T5Encoder(T5Config.from_dict(config))
-
-    tied = None if SHARED in read_header(folder, variant) else SHARED
-    encoder = load_network(folder, build, dtype, variant=variant, rename=lambda name: tied if name == TIED else name)
-    when_read(lambda: encoder.cast(dtype=dtype))
-    return encoder

@@ -9,12 +9,12 @@ from tokenizers import Tokenizer
 
 from pydiff._optional import TRANSFORMERS, optional
 from pydiff.text.tokens import PromptTokenizer
-from pydiff.weights import read_json
-from pydiff.weights.files import inside
+from pydiff.weights.files import inside, read_json, write_json, write_whole
 
 MOST_BYTES = 16 << 20  # of one of a tokenizer's files
 WHOLE = "tokenizer.json"  # all of a tokenizer in one file
-_JSON = (WHOLE, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json")
+SETTINGS = "tokenizer_config.json"  # beside it
+_JSON = (WHOLE, SETTINGS, "special_tokens_map.json", "added_tokens.json", "vocab.json")
 
 
 def read_whole(folder: Path) -> tuple[Tokenizer, int]:
@@ -26,12 +26,25 @@ def read_whole(folder: Path) -> tuple[Tokenizer, int]:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception
         raise ValueError(f"{path} is no tokenizer that the tokenizers library reads: {error}") from error
-    settings = folder / "tokenizer_config.json"
+    settings = folder / SETTINGS
     pad = read_json(inside(folder, settings.name)).get("pad_token") if settings.is_file() else None
     token = pad.get("content") if isinstance(pad, dict) else pad
     if token is not None and not isinstance(token, str):
         raise ValueError(f"{settings} has pad_token = {pad!r}; expected a token")
     return tokenizer, (tokenizer.token_to_id(token) if token else 0) or 0
+
+
+def write_tokenizer(folder: Path, tokenizer: PromptTokenizer) -> None:
+    """Write the tokenizer as it is, whatever read it: `read_whole` and `written_window` make the same of the folder."""
+    text = tokenizer.tokenizer.to_str(pretty=True)
+    write_whole(folder / WHOLE, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    pad = tokenizer.tokenizer.id_to_token(tokenizer.pad)
+    write_json(folder / SETTINGS, {"model_max_length": tokenizer.window, "pad_token": pad})
+
+
+def written_window(folder: Path) -> Any:
+    """The model_max_length that a tokenizer's settings say."""
+    return read_json(inside(folder, SETTINGS)).get("model_max_length")
 
 
 def read_with_transformers(folder: Path, kind: str, parts: tuple[str, ...]) -> Any:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
-from torch import Tensor
 
 from pydiff.text.weighting import Piece, parse_weights
 
@@ -25,9 +25,9 @@ class Rows(NamedTuple):
     """What a text network reads: ids (R, T), mask (R, T) True where a token is, weights (R, T) or None where all are 1.
     R counts the windows of every prompt, prompt by prompt."""
 
-    ids: Tensor
-    mask: Tensor
-    weights: Tensor | None
+    ids: NDArray[np.int64]
+    mask: NDArray[np.bool_]
+    weights: NDArray[np.float32] | None
 
 
 @dataclass(frozen=True)
@@ -71,19 +71,18 @@ class PromptTokenizer:
     def rows(self, prompts: Sequence[Tokens], windows: int) -> Rows:
         """Each prompt in this many windows, those it does not reach being empty prompts."""
         before, after = self.frame
-        ids = torch.full((len(prompts), windows, self.window), self.pad)
-        mask = torch.zeros_like(ids, dtype=torch.bool)
-        weights = torch.ones(ids.shape)
+        shape = (len(prompts), windows, self.window)
+        ids, mask = np.full(shape, self.pad, dtype=np.int64), np.zeros(shape, dtype=bool)
+        weights = np.ones(shape, dtype=np.float32)
         for prompt, tokens in enumerate(prompts):
             for window in range(windows):
                 part = slice(window * self.room, (window + 1) * self.room)
                 row = [*before, *tokens.ids[part], *after]
-                ids[prompt, window, : len(row)] = torch.tensor(row, dtype=torch.long)
+                ids[prompt, window, : len(row)] = row
                 mask[prompt, window, : len(row)] = True
-                end = len(row) - len(after)
-                weights[prompt, window, len(before) : end] = torch.tensor(tokens.weights[part])
-        flat = weights.flatten(0, 1)
-        return Rows(ids.flatten(0, 1), mask.flatten(0, 1), None if (flat == 1).all() else flat)
+                weights[prompt, window, len(before) : len(row) - len(after)] = tokens.weights[part]
+        flat = weights.reshape(-1, self.window)
+        return Rows(ids.reshape(flat.shape), mask.reshape(flat.shape), None if (flat == 1).all() else flat)
 
 
 def _tokens(encoding: Encoding, pieces: Sequence[Piece]) -> Tokens:

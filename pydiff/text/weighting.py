@@ -7,10 +7,11 @@ from __future__ import annotations
 import math
 import re
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
+
+from pydiff.arrays import Array, cast, like, namespace, wide
 
 EMPHASIS = 1.1  # of a pair of round brackets; a pair of square ones divides by it
 
@@ -89,13 +90,15 @@ def shortened(prompt: str) -> str:
     return prompt if len(prompt) <= 60 else prompt[:57] + "..."
 
 
-def weigh(states: Tensor, weights: Tensor | None) -> Tensor:
+def weigh(states: Array, weights: NDArray[Any] | None) -> Array:
     """States (R, T, D) times weights (R, T), each row scaled back to the mean it had, as the web UI's "original"
     emphasis does (modules/sd_emphasis.py; there over a whole batch, here per row, so that a picture does not depend on
     its batch)."""
     if weights is None:
         return states
-    wide = states.to(torch.promote_types(states.dtype, torch.float32))
-    weighted = wide * weights[..., None].to(wide)
-    before, after = wide.mean((1, 2), keepdim=True), weighted.mean((1, 2), keepdim=True)
-    return (weighted * torch.where(after == 0, 1, before / after)).to(states.dtype)
+    xp, given = namespace(states), wide(states)
+    weighted = given * like(weights, given)[..., None]
+    before, after = (xp.mean(x, axis=(1, 2), keepdims=True) for x in (given, weighted))
+    one = xp.ones_like(after)
+    scale = xp.where(after == 0, one, before / xp.where(after == 0, one, after))
+    return cast(weighted * scale, states.dtype)

@@ -6,15 +6,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from pydiff.models.clip import stored_key, text_fields, text_network, vision_fields, vision_network
+from pydiff.models.clip import stored_key, text_network, vision_network
+from pydiff.models.clip_config import text_fields, vision_fields
 from pydiff.text.clip import ClipEncoder, Reading
 from pydiff.text.tokenizer_files import fitted, read_whole
 from pydiff.text.tokens import PromptTokenizer
+from pydiff.text.torch_networks import ClipRunner
 from pydiff.vision import Preprocessing, preprocessing_of
 from pydiff.weights import load_network, read_json
 from pydiff.weights.files import inside, read_config
@@ -70,7 +73,7 @@ class Clip:
 
     def __init__(self, networks: ClipNetworks, tokenizer: PromptTokenizer, preprocessing: Preprocessing) -> None:
         self.networks, self.preprocessing = networks, preprocessing
-        self.words = ClipEncoder([tokenizer], [networks.text], READING)
+        self.words = ClipEncoder([tokenizer], [ClipRunner(networks.text, READING)], READING)
 
     def embed_captions(self, captions: Sequence[str]) -> Tensor:
         """(B, P). Raises ValueError for a caption of more tokens than the network reads."""
@@ -81,7 +84,7 @@ class Clip:
     def embed_pictures(self, pictures: Sequence[Image.Image]) -> Tensor:
         """(B, P), of RGB pictures of any size."""
         with torch.inference_mode():
-            seen = torch.stack([self.preprocessing(picture) for picture in pictures])
+            seen = torch.from_numpy(np.stack([self.preprocessing(picture) for picture in pictures]))
             return F.normalize(self.networks.vision(seen.to(next(self.networks.parameters()))).image_embeds, dim=-1)
 
 

@@ -153,7 +153,7 @@ def _mask(masks: Mapping[str, Path], name: str, clean: Image.Image) -> Mask:
     path = masks.get(Path(name).stem)
     if path is None:
         raise ValueError("it has no mask; expected one of its name, whatever the ending")
-    mask: Mask = mask_from_user(path, (clean.height, clean.width))[0, 0].numpy() > 0
+    mask: Mask = mask_from_user(path, (clean.height, clean.width))[0, 0] > 0
     if not mask.any():
         raise ValueError(f"its mask {path} is black everywhere; expected white where a defect may be")
     return mask

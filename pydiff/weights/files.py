@@ -71,6 +71,12 @@ def refuse_pickle(path: Path) -> None:
         )
 
 
+def is_single_file(path: str | os.PathLike[str]) -> bool:
+    """Whether path names a file of weights, which `inspect_single_file` opens or refuses, and not a folder."""
+    path = Path(path)
+    return not path.is_dir() and (path.is_file() or path.suffix.lower() in (".safetensors", *PICKLES))
+
+
 def inside(folder: Path, name: str) -> Path:
     """The path of a file by its name in folder, links followed. Raises ValueError when it lies outside.
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,36 +14,13 @@ from pydiff.models.unet import UNet, UNetConfig
 from pydiff.models.unet2d import UNet2D, UNet2DConfig
 from pydiff.weights.files import read_config, write_json
 from pydiff.weights.safetensors import TensorInfo, read_header, read_safetensors, write_safetensors
+from pydiff.weights.waiting import when_read
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _ATTENTION_KEYS = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # then -> now
 _OLD_ATTENTION = re.compile(rf"((?:.*\.)?attentions\.\d+)\.({'|'.join(_ATTENTION_KEYS)})\.(weight|bias)")
 Network = TypeVar("Network", bound=torch.nn.Module)
 Rename = Callable[[str], str | None]  # a stored tensor's name -> the module's, None for one that is passed over
-_WAITING: ContextVar[list[Callable[[], object]] | None] = ContextVar("_WAITING", default=None)
-
-
-@contextmanager
-def weights_last() -> Iterator[None]:
-    """Of the networks opened in this block all is checked but their values; weights are read at its end, in the order
-    of opening. Where the block raises, none are."""
-    waiting: list[Callable[[], object]] = []
-    token = _WAITING.set(waiting)
-    try:
-        yield
-    finally:
-        _WAITING.reset(token)
-    for action in waiting:
-        action()
-
-
-def when_read(action: Callable[[], object]) -> None:
-    """Do what needs the weights of networks opened so far: now, or at the end of the block of `weights_last`."""
-    waiting = _WAITING.get()
-    if waiting is None:
-        action()
-    else:
-        waiting.append(action)
 
 
 def load_network(

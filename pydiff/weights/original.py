@@ -14,7 +14,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pydiff.diffusion.levels import check_prediction_type
-from pydiff.weights.files import PICKLES
 from pydiff.weights.original_configs import (
     FAMILIES,
     LOW_RES_SCHEDULER,
@@ -107,12 +106,6 @@ class Original:
         if component not in self.rows:
             raise ValueError(f"{self.path} has no {component!r}; it has {', '.join(self.rows)}")
         return self.rows[component]
-
-
-def is_single_file(path: str | os.PathLike[str]) -> bool:
-    """Whether path names a file of weights, which `inspect_single_file` opens or refuses, and not a folder."""
-    path = Path(path)
-    return not path.is_dir() and (path.is_file() or path.suffix.lower() in (".safetensors", *PICKLES))
 
 
 def inspect_single_file(path: str | os.PathLike[str], prediction_type: str | None = None) -> Original:

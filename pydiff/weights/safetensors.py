@@ -7,14 +7,15 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from pydiff.weights.files import inside, parse_json, read_json, refuse_pickle, write_whole
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 MOST_HEADER = 16 << 20  # bytes
 MOST_DIMS = 16
@@ -70,12 +71,16 @@ def read_safetensors(
 
 def write_safetensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -> None:
     """Write tensors to a safetensors file; it appears whole or not at all."""
+    from safetensors.torch import save_file
+
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_whole(Path(path), lambda temporary: save_file(held, temporary, metadata={"format": "pt"}))
 
 
 def finite(file: Path, name: str, stored: Tensor, dtype: torch.dtype | None) -> Tensor:
     """A copy of a file's tensor in memory of its own, cast to dtype when given; refused when it is not finite."""
+    import torch
+
     cast = dtype if dtype is not None and stored.is_floating_point() else stored.dtype
     tensor = stored.to(cast, copy=True)
     if tensor.is_floating_point() and tensor.numel() > 0:

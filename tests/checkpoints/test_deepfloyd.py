@@ -81,7 +81,7 @@ def test_checkpoints_respaced_timesteps(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("strength", [0.5, 1.0])
 def test_checkpoints_image_to_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strength: float) -> None:
     (theirs,), ours, words = opened(tmp_path, monkeypatch, "IFImg2ImgPipeline")
-    image = picture(16, 16)
+    image = (picture(16, 16) * 256).round() / 256  # whatever type it is read in
     call = {"num_inference_steps": 6, "guidance_scale": 5.0, "strength": strength, **words}
     made = ours.image_to_image(image, seed=SEEDS, output_type="latent", **call).images
     given = torch.cat([image, image]).double() * 2 - 1
@@ -117,8 +117,9 @@ def test_checkpoints_image_to_image_of_two_stages(tmp_path: Path, monkeypatch: p
         image, seed=SEEDS, num_inference_steps=[6, 4], guidance_scale=[5.0, 4.0], strength=[0.5, 0.75],
         noise_level=60, output_type="latent", **words,
     )  # fmt: skip
-    large = torch.cat([image, image]).double() * 2 - 1
+    large = torch.cat([image, image]) * 2 - 1  # pictures are read in float32
     halved = torch.nn.functional.interpolate(large, size=(16, 16), mode="bicubic", antialias=True).clamp(-1, 1)
+    large, halved = large.double(), halved.double()
     shared = {**words, "generator": makers.generators(SEEDS)}
     small = run(first, image=halved, num_inference_steps=6, guidance_scale=5.0, strength=0.5, **shared)
     assert (made.stages[0] - small).abs().max() < EXACT

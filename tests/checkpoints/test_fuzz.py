@@ -23,9 +23,9 @@ import pydiff
 from pydiff.diffusion.config import sampler_from_scheduler_config
 from pydiff.diffusion.levels import NoiseSchedule
 from pydiff.models.autoencoder_config import AutoencoderConfig
-from pydiff.models.clip import text_fields, vision_fields
+from pydiff.models.clip_config import text_fields, vision_fields
 from pydiff.models.prior import PriorConfig
-from pydiff.models.t5 import T5Config
+from pydiff.models.t5_config import T5Config
 from pydiff.models.unclip import TextProjectionConfig
 from pydiff.models.unet2d_config import UNet2DConfig
 from pydiff.models.unet_config import UNetConfig

@@ -100,7 +100,7 @@ def test_checkpoints_paint_exactly_in_float64(tmp_path: Path) -> None:
     encoder = pair.ours.cascade.stages[0].traits["example"]
     assert isinstance(encoder, ExampleEncoder)
     image, mask = picture(HEIGHT, WIDTH), torch.from_numpy(np.asarray(given.mask) / np.float32(255))[None, None]
-    seen = encoder.preprocessing(given.example)[None]
+    seen = torch.from_numpy(encoder.preprocessing(given.example))[None]
     expected = pair.theirs(
         example_image=seen, image=image * 2 - 1, mask_image=mask, generator=makers.generators([6]), **LATENT
     ).images

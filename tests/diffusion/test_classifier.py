@@ -34,7 +34,7 @@ SEEDS = [5, 6, 7]
 
 def noise(seeds=SEEDS):
     drawn = Noise(seeds)
-    return lambda shape, dtype=torch.float64, device="cpu": drawn(shape, dtype=dtype, device=device)
+    return lambda shape, like=torch.empty(0, dtype=torch.float64): drawn(shape, like=like)
 
 
 class Mixture:

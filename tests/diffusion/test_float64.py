@@ -73,7 +73,7 @@ def test_the_end_is_that_of_diffusers(name, spacing, kind, monkeypatch):
         expected = theirs(scheduler, 20, seeded())
     config = sampler_from_scheduler_config({"_class_name": cls, **fields})
     table, noise = config.table(20), Noise(seeded())
-    x = table.initial_scale * noise(SHAPE[1:], dtype=torch.float64)
+    x = table.initial_scale * noise(SHAPE[1:], like=torch.empty(0, dtype=torch.float64))
     run = sample(lambda x, t, b: network(x, t)[None], table, unguided(20), x=x, noise=noise, prediction_type=kind)
     *_, last = run
     assert last.x.dtype == torch.float64

@@ -20,6 +20,7 @@ from pydiff.diffusion import (
 
 SCHEDULE = NoiseSchedule.make("squaredcos_cap_v2")
 SHAPE = (3, 4, 6)
+FLOATS = torch.empty(0)
 
 
 def predict(x, t, branches):
@@ -29,7 +30,7 @@ def predict(x, t, branches):
 def run(sampler, seeds, steps=6, **options):
     table = step_table(sampler, SCHEDULE, steps, **options)
     noise = Noise(seeds)
-    x = noise(SHAPE) * table.initial_scale
+    x = noise(SHAPE, like=FLOATS) * table.initial_scale
     threshold = make_threshold("dynamic", percentile=0.9, max_value=1.5)
     return sample(predict, table, classifier_free(3.0, table.levels), x=x, noise=noise, threshold=threshold)
 
@@ -71,7 +72,7 @@ def test_closing_early_leaves_nothing_behind():
         calls.append(t)
         return predict(x, t, branches)
 
-    x = noise(SHAPE)
+    x = noise(SHAPE, like=FLOATS)
     states = sample(counted, table, unguided(6), x=x, noise=noise)
     before = x.clone()
     next(states)
@@ -84,8 +85,8 @@ def test_closing_early_leaves_nothing_behind():
     torch.testing.assert_close(x, before, rtol=0, atol=0)
     fresh = Noise([3])
     for _ in range(3):  # x and two rows
-        fresh(SHAPE)
-    torch.testing.assert_close(noise(SHAPE), fresh(SHAPE), rtol=0, atol=0)
+        fresh(SHAPE, like=FLOATS)
+    torch.testing.assert_close(noise(SHAPE, like=FLOATS), fresh(SHAPE, like=FLOATS), rtol=0, atol=0)
 
 
 def test_an_error_of_the_network_passes_through():
@@ -119,11 +120,11 @@ def test_draws_happen_also_where_the_coefficient_is_zero():
     noise = Noise([9])
     table = step_table("ddim", SCHEDULE, 4, eta=0.5)
     assert table.rows[-1].step.c_noise == 0
-    list(sample(predict, table, unguided(4), x=noise(SHAPE), noise=noise))
+    list(sample(predict, table, unguided(4), x=noise(SHAPE, like=FLOATS), noise=noise))
     fresh = Noise([9])
     for _ in range(5):
-        fresh(SHAPE)
-    torch.testing.assert_close(noise(SHAPE), fresh(SHAPE), rtol=0, atol=0)
+        fresh(SHAPE, like=FLOATS)
+    torch.testing.assert_close(noise(SHAPE, like=FLOATS), fresh(SHAPE, like=FLOATS), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "pndm"])

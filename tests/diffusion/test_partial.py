@@ -26,6 +26,7 @@ from pydiff.diffusion import (
 )
 
 SHAPE = (2, 3, 4, 5)
+FLOATS = torch.empty(0)
 LATENT = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 CLASSES = {
     "ddpm": ("DDPMScheduler", {"clip_sample": False}),
@@ -88,7 +89,7 @@ def test_image_to_image(name, steps, strength):
 
     table = config.table(steps, begin=begin_of_strength(steps, strength))
     noise = Noise(seeded())
-    mine = table.noised(picture, noise(SHAPE[1:]))
+    mine = table.noised(picture, noise(SHAPE[1:], like=FLOATS))
     level = table.rows[0].step
     torch.testing.assert_close(mine / (level.alpha if scheduler.__class__.__name__ in IN_SIGMA else 1), x)
     assert [row.t for row in table.rows] == pytest.approx(timesteps.tolist())
@@ -117,7 +118,7 @@ def test_two_networks_share_a_run(name, steps, share):
     whole = config.table(steps)
     early = whole.until(rows_above(whole, cutoff))
     assert [row.t for row in early.rows] == pytest.approx([float(t) for t in first])
-    mine = ours(early, whole.initial_scale * noise(SHAPE[1:]), noise)
+    mine = ours(early, whole.initial_scale * noise(SHAPE[1:], like=FLOATS), noise)
     late = config.table(steps, begin=begin_below(whole, cutoff))
     assert [row.t for row in late.rows] == pytest.approx(rest.tolist())
     if base.__class__.__name__ in IN_SIGMA:  # Heun's refiner begins a level above where its base ends

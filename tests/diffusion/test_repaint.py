@@ -58,7 +58,9 @@ def test_every_row_starts_where_the_last_one_ended(sampler, faithful):
 def test_the_loop_runs_it():
     table = resampled(step_table("ddpm", SCHEDULE, 12), 3, 2)
     noise = Noise([1])
-    states = list(sample(lambda x, t, b: 0.5 * x[None], table, unguided(12), x=noise((1, 2, 2)), noise=noise))
+    states = list(
+        sample(lambda x, t, b: 0.5 * x[None], table, unguided(12), x=noise((1, 2, 2), like=torch.empty(0)), noise=noise)
+    )
     assert len(states) == len(table.rows)
     assert torch.isfinite(states[-1].x).all()
 

@@ -28,15 +28,15 @@ def filled(jump_n_sample: int, faithful: bool = False) -> Tensor:
     """What is made of the second coordinate by so many chains."""
     generator = torch.Generator().manual_seed(5)
 
-    def noise(shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device) -> Tensor:
-        return torch.randn((CHAINS, *shape), generator=generator, dtype=dtype, device=device)
+    def noise(shape: tuple[int, ...], *, like: Tensor) -> Tensor:
+        return torch.randn((CHAINS, *shape), generator=generator, dtype=like.dtype)
 
     table = resampled(step_table("ddpm", SCHEDULE, STEPS), 10, jump_n_sample, faithful=faithful)
     known = Known(
         torch.tensor([KNOWN, 0.0], dtype=torch.float64).view(1, 1, 1, 2),
         torch.tensor([0.0, 1.0], dtype=torch.float64).view(1, 1, 1, 2),
     )
-    x = noise((1, 1, 2), dtype=torch.float64, device=torch.device("cpu"))
+    x = noise((1, 1, 2), like=torch.empty(0, dtype=torch.float64))
     *_, last = sample(epsilon, table, unguided(table.levels), x=x, noise=noise, known=known)
     assert (last.x[..., 0] == KNOWN).all()
     return last.x[..., 1].flatten()

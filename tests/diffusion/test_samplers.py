@@ -58,7 +58,7 @@ def ours(config, steps, *, dtype, channels=3, **options):
     timesteps = {"timesteps": steps} if isinstance(steps, list) else {"num_inference_steps": steps}
     table = config.table(**timesteps, **options)
     noise = Noise([7 + i for i in range(SHAPE[0])])
-    x = noise(SHAPE[1:], dtype=dtype) * table.initial_scale
+    x = noise(SHAPE[1:], like=torch.empty(0, dtype=dtype)) * table.initial_scale
     run = sample(
         lambda x, t, branches: network(x, t, channels)[None],
         table,
@@ -119,7 +119,7 @@ def test_ddpm_learned_takes_the_variance_itself():
         out = network(x, t, 6)
         return torch.cat([out[:, :3], out[:, 3:].abs()], 1)[None]
 
-    x = noise(SHAPE[1:])
+    x = noise(SHAPE[1:], like=torch.empty(0))
     run = sample(predict, table, unguided(5), x=x, noise=noise, threshold=mine.threshold)
     for state, b in zip(run, expected, strict=True):
         torch.testing.assert_close(state.x, b, atol=1e-5, rtol=1e-5)

@@ -67,7 +67,7 @@ def ours(fields, steps, scale, dtype, shape=SHAPE):
         return torch.stack([network(x, t, channels, word=0.3 * branch) for branch in branches])
 
     guidance = unguided(table.levels) if scale == 1 else classifier_free(scale, table.levels)
-    x = table.initial_scale * noise(shape[1:], dtype=dtype)
+    x = table.initial_scale * noise(shape[1:], like=torch.empty(0, dtype=dtype))
     run = sample(
         predict, table, guidance, x=x, noise=noise, prediction_type=mine.prediction_type, threshold=mine.threshold
     )

@@ -14,13 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pydiff.ops import (
-    attention,
-    attention_reference,
-    attention_triton,
-    edited_attention,
-    edited_attention_reference,
-)
+from pydiff.ops import attention_triton
+from pydiff.ops.attention import attention, attention_reference, edited_attention, edited_attention_reference
 from pydiff.ops.attention_call import Call, Edit, check, check_edit
 from pydiff.ops.attention_torch import composed, composed_edit
 from tests.ops.attention_inputs import BIASES, PIXELS, assert_no_worse, cast, edit, inputs, without_capture

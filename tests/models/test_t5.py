@@ -7,7 +7,8 @@ import torch
 from transformers import T5Config as PeerConfig
 from transformers import T5EncoderModel
 
-from pydiff.models.t5 import T5Config, T5Encoder
+from pydiff.models.t5 import T5Encoder
+from pydiff.models.t5_config import T5Config
 
 SIZES = {"vocab_size": 97, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 3, "num_heads": 4}
 

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
-from pydiff.ops import attention, attention_reference, native
+from pydiff.ops import native
+from pydiff.ops.attention import attention, attention_reference
 from pydiff.ops.attention_call import Call, check
 from pydiff.ops.attention_torch import composed
 from tests.ops.attention_inputs import (

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
-from pydiff.ops import attention, edited_attention, edited_attention_reference
+from pydiff.ops.attention import attention, edited_attention, edited_attention_reference
 from pydiff.ops.attention_call import Call, Edit, check, check_edit
 from pydiff.ops.attention_torch import composed_edit
 from tests.ops.attention_inputs import (
@@ -25,7 +25,7 @@ from tests.ops.attention_inputs import (
     without_capture,
 )
 
-module = importlib.import_module("pydiff.ops.attention")  # the package has a function of this name
+module = importlib.import_module("pydiff.ops.attention")
 
 SHAPES = [  # batch, heads, n, m, d, T
     (2, 1, 1, 1, 1, 1),

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pydiff.ops import group_norm_silu, group_norm_silu_reference, native
+from pydiff.ops import native
+from pydiff.ops.group_norm_silu import group_norm_silu, group_norm_silu_reference
 
 SHAPES = [(1, 4, 1, 1), (2, 6, 3, 5), (1, 32, 17, 13), (3, 12, 64, 33), (2, 64, 7), (1, 8, 20001)]
 LAYOUTS = ["contiguous", "last"]

@@ -83,7 +83,7 @@ def test_truncated_and_noised_anew_are_equal_in_law(
             return (alpha * sigma * (1 - STD**2) / (alpha**2 * STD**2 + sigma**2) * x)[None]
 
         noise = Noise(range(4))
-        x = table.initial_scale * noise((3, 64, 64), dtype=torch.float64, device=torch.device("cpu"))
+        x = table.initial_scale * noise((3, 64, 64), like=torch.empty(0, dtype=torch.float64))
         walk = sample(velocity, table, unguided(table.levels), x=x, noise=noise, prediction_type="v_prediction")
         *_, last = walk
         z = last.x

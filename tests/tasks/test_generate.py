@@ -72,7 +72,7 @@ def test_height_and_width_are_those_of_the_last_picture(
         ({"latents": torch.zeros(1, 3, 64, 65)}, r"latents are torch.float32 \(1, 3, 64, 65\); expected floats"),
         ({"latents": torch.zeros(2, 3, 64, 64)}, r"expected floats \(1, 3, 64, 64\), one per picture"),
         ({"latents": torch.zeros(1, 3, 64, 64, dtype=torch.long)}, "latents are torch.int64"),
-        ({"latents": np.zeros((1, 3, 64, 64))}, "latents are ndarray"),
+        ({"latents": np.zeros((1, 3, 64, 64), int)}, "latents are int64"),
         ({"latents": "noise"}, "latents are str"),
     ],
 )

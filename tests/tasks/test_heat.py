@@ -121,7 +121,7 @@ def test_all_columns_sum_to_one(diffusion: pydiff.Pipeline) -> None:
     (change,) = wanted.changes
     assert isinstance(change, partial)
     plan = change.keywords["wanted"]
-    everything = plan._replace(probe=torch.ones_like(plan.probe))
+    everything = plan._replace(probe=np.ones_like(plan.probe))
     made = finish(dataclasses.replace(wanted, changes=(partial(change.func, wanted=everything),)))
     assert np.allclose(made.heat.attention("cat"), 1, rtol=0, atol=1e-5)
 

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 import pydiff
+from pydiff.images import from_user
 from tests.checkpoints import makers
 
 SIZE = (12, 16)
@@ -62,7 +63,7 @@ def followed(folder: Path, picture: Tensor, states: tuple[Tensor, Tensor], seed:
 
 def test_it_is_the_papers_guidance(folder: Path, picture: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)  # diffusers pools the text in float32
-    given = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].double() / 255 * 2 - 1
+    given = torch.from_numpy(from_user(picture)).double()
     ours = pydiff.load(folder, dtype=torch.float64)
     call: dict[str, Any] = {"guidance_scale": SCALES[0], "image_guidance_scale": SCALES[1], "sampler": "ddim"}
     call |= {"num_inference_steps": STEPS, "thresholding": "none", "output_type": "latent"}

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import pydiff
+from pydiff.images import from_user
 from pydiff.tasks.inverted import Inverted
 from pydiff.weights.safetensors import write_safetensors
 from tests.checkpoints import makers
@@ -94,13 +95,13 @@ def googles(tmp_path: Path, ours: pydiff.Pipeline, pixels: bool) -> tuple[Google
     encoder = ours.cascade.stages[0].text
     assert encoder is not None
     text, null = (one.states.clone() for one in encoder.encode_pair([PROMPT], [None]))
-    image = torch.from_numpy(IMAGE.astype(np.float64) / 255 * 2 - 1).permute(2, 0, 1)[None]
+    image = torch.from_numpy(from_user(IMAGE))
     if pixels:
         size = ours.cascade.stages[0].size
         image = F.interpolate(image, size=size, mode="bicubic", antialias=True).clamp(-1, 1)
-        return Google(theirs, text, null), image
+        return Google(theirs, text, null), image.double()
     with torch.no_grad():
-        return Google(theirs, text, null), 0.18215 * theirs.vae.encode(image).latent_dist.mean
+        return Google(theirs, text, null), 0.18215 * theirs.vae.encode(image.double()).latent_dist.mean
 
 
 @pytest.mark.parametrize("pixels", [False, True])

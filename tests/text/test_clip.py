@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pydiff.text.encoders import TextEncoder
-from pydiff.text.loading import load_text_encoder
+from pydiff.text.torch_networks import load_text_encoder
 from tests.text import clip_folders as clip
 from tests.text.clip_folders import PROMPTS
 
@@ -54,7 +54,7 @@ def test_stable_diffusion(opened: Any, clip_skip: int | None, negatives: list[st
 def test_the_mask_is_read_where_the_config_says_so(opened: Any) -> None:
     peer, ours = opened("sd", use_attention_mask=True)
     close(ours.encode(PROMPTS).states, clip.sd_states(peer, PROMPTS, None, None)[0])
-    assert ours.networks[0].config.use_attention_mask
+    assert ours.runners[0].config.use_attention_mask
 
 
 @pytest.mark.parametrize("family", ["xl", "refiner"])
@@ -107,7 +107,7 @@ def test_a_prompt_does_not_depend_on_its_batch_and_equal_ones_are_run_once(opene
     for row, prompt in enumerate([*PROMPTS, *PROMPTS]):
         close(together.states[row : row + 1], ours.encode([prompt]).states)
     seen: list[int] = []
-    handle = ours.networks[0].register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    handle = ours.runners[0].network.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
     ours.encode(["a cat"] * 5 + ["a dog"])
     handle.remove()
     assert seen == [2]

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pydiff import _optional
-from pydiff.text.loading import load_text_encoder
+from pydiff.text.torch_networks import load_text_encoder
 from tests.text import clip_folders as clip
 
 

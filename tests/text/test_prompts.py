@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 import pydiff
 from pydiff.pipeline import EMBEDDED
-from pydiff.text.prompts import PromptEncoder, UnknownWord, load_prompt_encoder
+from pydiff.text.prompts import PromptEncoder, UnknownWord
+from pydiff.text.torch_networks import load_prompt_encoder
 
 FOLDER = Path(pydiff.__file__).parent / "embedded" / "weights" / EMBEDDED[0]
 PROMPTS = ["", "a red circle", "  A RED circle, left of a Blue square!  ", "an unknown wörd 星"]
@@ -72,7 +73,7 @@ def test_unknown_words_are_named_once_in_order(text: PromptEncoder) -> None:
 def test_a_model_whose_words_are_not_known_warns_of_none(text: PromptEncoder) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        PromptEncoder(text.tokenizers[0], text.encoder).check(["a dog"])
+        PromptEncoder(text.tokenizers[0], text.runners[0]).check(["a dog"])
 
 
 def test_weights_are_no_words(text: PromptEncoder) -> None:
@@ -104,7 +105,7 @@ def test_options_that_do_not_fit(text: PromptEncoder) -> None:
 
 def test_importing_and_running_it_imports_no_transformers() -> None:
     code = (
-        "import sys; from pathlib import Path; from pydiff.text.prompts import load_prompt_encoder as load; "
+        "import sys; from pathlib import Path; from pydiff.text.torch_networks import load_prompt_encoder as load; "
         f"load(Path({str(FOLDER)!r})).encode(['a red circle']); print('transformers' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from pydiff import _optional
-from pydiff.text.loading import load_text_encoder
-from pydiff.text.prompts import PromptEncoder, load_prompt_encoder
+from pydiff.text.prompts import PromptEncoder
+from pydiff.text.torch_networks import load_prompt_encoder, load_text_encoder
 
 PROMPTS = [
     "",
@@ -97,7 +97,7 @@ def test_half_precision(folder: Path, dtype: torch.dtype) -> None:
     expected, eps = Peer(folder, dtype), 32 * torch.finfo(dtype).eps
     opened = load_prompt_encoder(folder, dtype=dtype)
     for ours in (opened, load_prompt_encoder(folder).to(dtype=dtype)):
-        kept = {name: parameter.dtype for name, parameter in ours.encoder.named_parameters()}
+        kept = {name: parameter.dtype for name, parameter in ours.runners[0].network.named_parameters()}
         theirs = {name: parameter.dtype for name, parameter in expected.text_encoder.named_parameters()}
         assert kept == {name: kind for name, kind in theirs.items() if name in kept}
         states = ours.encode(PROMPTS).states

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pydiff.text.encoders import TextEncoder
-from pydiff.text.loading import load_text_encoder
+from pydiff.text.torch_networks import load_text_encoder
 from pydiff.text.weighting import parse_weights, plain, weigh
 from tests.text import clip_folders as clip
 

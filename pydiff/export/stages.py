@@ -1,0 +1,100 @@
+"""A model's folders, and what of them goes into the exported one as it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from pydiff.cascade import Stage
+from pydiff.folders.index import EXEMPLAR, UNCLIP, Index, read_index
+from pydiff.pipeline import EMBEDDED_NAME, SHIPPED
+from pydiff.text.tokenizer_files import WHOLE
+from pydiff.text.tokens import PromptTokenizer
+from pydiff.weights.files import inside, is_single_file, read_json, write_whole
+from pydiff.weights.hub import hub_folder, is_hub_id
+
+HOME = Path(__file__).parents[1] / "embedded" / "weights"
+SINGLE = "model"  # the stage of a model that is one folder
+_STAGE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+
+class Source(NamedTuple):
+    """A stage's folder, and its name in the exported one."""
+
+    name: str
+    index: Index
+
+
+def sources_of(model: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None) -> tuple[str, list[Source]]:
+    """What settings call the model, and its folders, small first. Raises ValueError for a model that is not exported,
+    and as `read_index` does."""
+    name = EMBEDDED_NAME if model is None else model
+    if isinstance(name, str) and name in SHIPPED:
+        return name, [_source(HOME / folder, folder) for folder in SHIPPED[name]]
+    folders = [model] if isinstance(model, (str, os.PathLike)) else list(model or ())
+    if not folders or not all(isinstance(one, (str, os.PathLike)) for one in folders):
+        raise ValueError(f"model is {model!r}; expected a folder, or a list of one folder per stage")
+    paths = [_folder(one) for one in folders]
+    names = [path.resolve().name for path in paths]
+    if len(paths) == 1:
+        names = [SINGLE]
+    elif len(set(names)) < len(names) or not all(map(_STAGE.fullmatch, names)):
+        names = [f"stage_{place}" for place in range(1, len(names) + 1)]
+    return " ".join(map(str, folders)), [_source(path, own) for path, own in zip(paths, names, strict=True)]
+
+
+def _folder(model: str | os.PathLike[str]) -> Path:
+    if is_single_file(model):
+        raise ValueError(f"{model} is a single file, which is not exported; save it as a folder with diffusers first")
+    return hub_folder(model, None) if is_hub_id(model) else Path(model)
+
+
+def _source(folder: Path, name: str) -> Source:
+    index = read_index(folder)
+    if index.family.name in (UNCLIP, EXEMPLAR):
+        raise ValueError(
+            f"{folder} is a {index.pipeline}, which is not exported: only torch runs its networks of pictures; load it "
+            "as it is"
+        )
+    return Source(name, index)
+
+
+def copy_stage(source: Source, stage: Stage, folder: Path) -> None:
+    """The JSON files of a stage's folder: its index and settings, configurations, schedulers and tokenizers; those of
+    tokenizers that are in other files are made."""
+    home = source.index.folder
+    _copy_json(home, folder)
+    parts = [name for name in sorted(source.index.values) if source.index.has(name) and (home / name).is_dir()]
+    for name in parts:
+        _copy_json(inside(home, name), folder / name)
+    texts = [name for name in parts if name.startswith("text_encoder")]
+    if stage.text is not None:
+        for name, tokenizer in zip(texts, stage.text.tokenizers, strict=False):
+            _complete(folder / name.replace("text_encoder", "tokenizer"), tokenizer)
+
+
+def _copy_json(source: Path, target: Path) -> None:
+    for path in sorted(source.glob("*.json")):
+        if not path.name.endswith(".index.json"):  # of weights in several files
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(inside(source, path.name), target / path.name)
+
+
+def _complete(folder: Path, tokenizer: PromptTokenizer) -> None:
+    """tokenizer.json, and in tokenizer_config.json what else a reader of it must know."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / WHOLE).exists():
+        text = tokenizer.tokenizer.to_str()
+        write_whole(folder / WHOLE, lambda path: path.write_text(text, encoding="utf-8"))
+    path = folder / "tokenizer_config.json"
+    said = read_json(path) if path.exists() else {}
+    known = {"pad_token": tokenizer.tokenizer.id_to_token(tokenizer.pad), "model_max_length": tokenizer.window}
+    lacking = {name: value for name, value in known.items() if said.get(name) is None}
+    if lacking:
+        text = json.dumps({**said, **lacking}, indent=2, sort_keys=True) + "\n"
+        write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -1,0 +1,80 @@
+"""What the host code asks of a stage's networks: torch's modules answer it, and the graphs of an exported model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from pydiff.arrays import Array, is_torch
+from pydiff.models.autoencoder_config import AutoencoderConfig
+from pydiff.models.unet2d_config import UNet2DConfig
+from pydiff.models.unet_config import UNetConfig
+from pydiff.nn.cond import Cond
+
+
+class Denoiser(Protocol):
+    """The network of a stage, evaluated at every step."""
+
+    @property
+    def config(self) -> UNetConfig | UNet2DConfig: ...
+
+    @property
+    def like(self) -> Array:
+        """One of its arrays: of the kind and type that its inputs are made in, where they are made."""
+
+    @property
+    def reads_text(self) -> bool: ...
+
+    @property
+    def attention(self) -> Mapping[str, str]:
+        """What each layer of attention attends to, by its name, in the order of the network: "pixels", "text", or
+        "text and pixels" in one softmax."""
+
+    @property
+    def residual_layers(self) -> Sequence[str]:
+        """The names of the residual blocks, in the order of the network."""
+
+    def prepare(self, cond: Cond) -> Any:
+        """Once for all steps: what a call takes in place of the conditioning, a NamedTuple whose field `edit` a run
+        replaces. Raises ValueError for a Cond that the network cannot use."""
+
+    def __call__(self, x: Array, t: Array, prepared: Any, /) -> Array:
+        """x (B, C_in, H, W), t () the training step -> the prediction (B, C_out, H, W) in x's type."""
+
+
+class Codec(Protocol):
+    """The autoencoder of a stage that walks through latents."""
+
+    @property
+    def config(self) -> AutoencoderConfig: ...
+
+    @property
+    def factor(self) -> int:
+        """Pixels to a side of one element of the latents."""
+
+    @property
+    def like(self) -> Array:
+        """One of its arrays: of the kind and type that its inputs are made in, where they are made."""
+
+    def encode(self, image: Array, noise: Array | None = None, *, tiling: bool = False, slicing: bool = False) -> Array:
+        """Latents (B, C, h, w) of pictures (B, 3, H, W) in [-1, 1], not scaled: their posterior's mean, or a draw from
+        it with noise (B, C, h, w). Raises ValueError for other shapes."""
+
+    def decode(self, z: Array, *, tiling: bool = False, slicing: bool = False) -> Array:
+        """Pictures (B, 3, H, W) in about [-1, 1] of latents (B, C, h, w), not scaled. Raises ValueError for other
+        shapes."""
+
+    def scaled(self, z: Array) -> Array:
+        """Latents of about unit variance, as the network of the stage is trained on them."""
+
+    def unscaled(self, x: Array) -> Array:
+        """The inverse of `scaled`."""
+
+
+def laid_out(x: Array) -> Array:
+    """x (B, C, H, W) in the layout that its kind's convolutions are fastest in."""
+    if not is_torch(x):
+        return x
+    import torch
+
+    return x.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,1 @@
+"""Exported folders on ONNX Runtime, NumPy and the native core, without torch: see `open_exported`."""

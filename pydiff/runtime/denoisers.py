@@ -1,0 +1,108 @@
+"""U-Nets of an exported folder, as `pydiff.networks.Denoiser`s over NumPy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pydiff.arrays import Array, on_host
+from pydiff.models.layer_sizes import layer_size
+from pydiff.models.unet2d_config import UNet2DConfig
+from pydiff.models.unet_checks import check_cond, check_input
+from pydiff.models.unet_config import UNetConfig
+from pydiff.nn.cond import Cond, Prepared
+from pydiff.nn.edit import AttentionEdit
+from pydiff.runtime.edits import Sized, captured, check_edit, deliver, edit_inputs, sized
+from pydiff.runtime.sessions import Exported, Held, Session
+
+PREDICTION = "out_sample"
+
+
+class Told(NamedTuple):
+    """What a graph takes beside x and t, where it computes, and the edit, which a run replaces."""
+
+    inputs: Mapping[str, Held]
+    edit: AttentionEdit | None = None
+
+
+class OnnxUNet:
+    """A U-Net as one graph and, where attention is edited or captured, another one, which is opened when it first is.
+
+    edited: that other graph, None where the folder has none. Float arrays are float32, whatever the weights are.
+    """
+
+    def __init__(
+        self, config: UNetConfig | UNet2DConfig, exported: Exported, plain: Session, edited: Session | None = None
+    ) -> None:
+        self.config, self.exported, self.plain, self.edited = config, exported, plain, edited
+        self.layers = (edited or plain).graph.layers
+
+    @property
+    def like(self) -> Array:
+        return np.empty(0, np.float32)  # type: ignore[return-value]
+
+    @property
+    def reads_text(self) -> bool:
+        return "encoder_hidden_states" in self.plain.graph.inputs
+
+    @property
+    def attention(self) -> dict[str, str]:
+        return {layer.name: layer.attends for layer in self.layers}
+
+    @property
+    def residual_layers(self) -> Sequence[str]:
+        """None: what they make is not among the graph's inputs."""
+        return ()
+
+    def prepare(self, cond: Cond) -> Told:
+        """What a call takes. Raises ValueError for a Cond that the network cannot use."""
+        check_cond(self.config, cond, self.reads_text)
+        given: dict[str, Any] = {"class_labels": cond.labels, **(cond.added or {})}
+        if self.reads_text and cond.text is not None:
+            given["encoder_hidden_states"] = cond.text
+            given["encoder_attention_mask"] = np.ones(cond.text.shape[:2]) if cond.mask is None else cond.mask
+        held = {
+            name: self.exported.held(_as(value.dtype, given[name]))
+            for name, value in self.plain.graph.inputs.items()
+            if name not in ("sample", "timestep")
+        }
+        return Told(held, cond.edit)
+
+    def __call__(self, x: Array, t: Array, cond: Told | Cond, /) -> Array:
+        """x (B, C_in, H, W), t () or (B,) -> (B, C_out, H, W) float32. Raises ValueError for shapes that the graph does
+        not take, and for edits that only torch runs."""
+        told = cond if isinstance(cond, Told) else self.prepare(cond)
+        x, t = np.asarray(x), np.asarray(t)  # type: ignore[assignment]
+        check_input(self.config, x, t, Prepared(None, (), None, told.edit), 0)
+        inputs = {"sample": _as("float32", x), "timestep": _as("float32", np.broadcast_to(on_host(t), len(x)))}
+        inputs |= told.inputs
+        if told.edit is None:
+            return self.plain(inputs, [PREDICTION])[0]  # type: ignore[return-value]
+        return self._edited(inputs, told.edit)
+
+    def _edited(self, inputs: Mapping[str, Held], edit: AttentionEdit) -> Array:
+        check_edit(edit)
+        if self.edited is None:
+            raise ValueError(f"{self.plain.path.parent} has no graph for edits and captures; export the model again")
+        x = inputs["sample"]
+        layers = self._sized((x.shape[2], x.shape[3]))
+        wanted = captured(edit, layers)
+        tables = edit_inputs(edit, len(x), layers)
+        tables = {name: value for name, value in tables.items() if name in self.edited.graph.inputs}
+        made, *attended = self.edited({**inputs, **tables}, [PREDICTION, *(str(layer.heat) for layer in wanted)])
+        for layer, maps in zip(wanted, attended, strict=True):
+            deliver(edit, layer, maps)
+        return made  # type: ignore[return-value]
+
+    def _sized(self, size: tuple[int, int]) -> list[Sized]:
+        config = self.config
+        assert isinstance(config, UNetConfig)  # which alone has an edit graph
+        sizes = [layer_size(layer.name, config, size) for layer in self.layers]
+        return sized(self.layers, [height * width for height, width in sizes])
+
+
+def _as(dtype: str, value: Any) -> NDArray[Any]:
+    return np.ascontiguousarray(on_host(value), dtype=dtype)
