@@ -79,13 +79,12 @@ def load(
 
 
 def _shipped(name: str, how: dict[str, Any], provider: str | None) -> Cascade:
-    """A model that pydiff carries: of its weights, or exported where a provider is given or there is no torch."""
+    """A model that pydiff carries: by torch, or by ONNX Runtime where a provider is given or there is no torch."""
     if provider is not None or not _has_torch():
-        from pydiff.runtime.opening import shipped
+        from pydiff.runtime.opening import open_shipped
 
-        folder = shipped(name)
-        if folder is not None:
-            return _from_export(folder, how, provider, name)
+        _check_exported(how, name)
+        return open_shipped(SHIPPED[name], name, provider)
     home = Path(__file__).parent / "embedded" / "weights"
     return _from_weights([home / folder for folder in SHIPPED[name]], name, how, provider)
 
@@ -98,13 +97,17 @@ def _has_torch() -> bool:
     return True
 
 
-def _from_export(folder: Path, how: dict[str, Any], provider: str | None, name: str | None = None) -> Cascade:
+def _from_export(folder: Path, how: dict[str, Any], provider: str | None) -> Cascade:
     from pydiff.runtime.opening import open_exported
 
+    _check_exported(how, str(folder))
+    return open_exported(folder, provider)
+
+
+def _check_exported(how: dict[str, Any], name: str) -> None:
     for option, value in how.items():
         if value is not None:
-            raise ValueError(f"{option} is {value!r}, but {folder} is exported and says that itself; leave it out")
-    return open_exported(folder, provider, name)
+            raise ValueError(f"{option} is {value!r}, but {name} is exported and says that itself; leave it out")
 
 
 def _from_weights(models: Sequence[Model], name: str, how: dict[str, Any], provider: str | None) -> Cascade:

@@ -1,6 +1,7 @@
 """Write trained networks as folders in diffusers' layout: `python -m pydiff.embedded.export`.
 
-Its IF pipelines open those of the cascade. It has no pipelines of the other two; its classes open the parts.
+Its IF pipelines open those of the cascade. It has no pipelines of the other two; its classes open the parts. Into
+pydiff's own place it writes their graphs too (`pydiff.export.shipped`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pydiff.embedded.objective import betas_of
 from pydiff.embedded.tokens import train_tokenizer
 from pydiff.embedded.train import BASE_LEVELS, make_text, make_unet
 from pydiff.embedded.world import sample_scene
+from pydiff.export.shipped import write_shipped
 from pydiff.weights import read_json, read_safetensors, save_unet, write_json, write_safetensors
 
 LEARNED_TEXT = ("base", "instruct")  # whose text encoder learns with the network
@@ -183,6 +185,8 @@ def main() -> None:
         unpack(arguments.home, arguments.work)
     else:
         export(arguments.work, arguments.home)
+        if arguments.home == HOME:
+            write_shipped()
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
+import onnx_ir as ir
 import onnxscript
 import torch
 
@@ -30,6 +31,7 @@ from pydiff.weights.files import write_json
 
 BYTES = {"float32": 4, "float16": 2, "int8": 1}  # of a weight
 PARITY = "parity.json"
+Convert = Callable[[ir.Model], ir.Model]
 Tell = Callable[[str], object]
 Model = str | os.PathLike[str]
 
@@ -67,7 +69,8 @@ def export(
             copy_stage(source, stage, made / source.name)
             write_json(made / source.name / "steps.json", steps_json(default_plans([stage])[0]))
             for network in parts:
-                for path, graph in _write(network, made / source.name, dtype):
+                convert = CONVERSIONS["float32" if network.precise and dtype == "float16" else dtype]
+                for path, graph in write_graphs(network, made / source.name, convert):
                     graphs[path.relative_to(made).as_posix()] = graph
                     tell(f"{source.name}/{path.name}: {path.stat().st_size / 1e6:.1f} MB")
         manifest = _manifest(made, cascade, sources, graphs, dtype)
@@ -78,9 +81,8 @@ def export(
     return target
 
 
-def _write(network: Network, folder: Path, dtype: str) -> Iterator[tuple[Path, Graph]]:
-    """The network's graph, and its edit graph where it has one."""
-    convert = CONVERSIONS["float32" if network.precise and dtype == "float16" else dtype]
+def write_graphs(network: Network, folder: Path, convert: Convert) -> Iterator[tuple[Path, Graph]]:
+    """Write the network's graph, and its edit graph where it has one, both converted."""
     model = trace(network)
     changed = edited(model.clone(), edit_graph(network.graph)) if network.edits else None
     path = folder / f"{network.name}.onnx"
@@ -153,7 +155,9 @@ def _check_space(target: Path, networks: Sequence[Sequence[Network]], dtype: str
     parent = next(place for place in target.absolute().parents if place.is_dir())
     free = shutil.disk_usage(parent).free
     if free < needed:
-        raise ValueError(f"{target} needs about {needed / 1e6:.0f} MB, but there are {free / 1e6:.0f} MB free; make room")
+        raise ValueError(
+            f"{target} needs about {needed / 1e6:.0f} MB, but there are {free / 1e6:.0f} MB free; make room"
+        )
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydiff.cascade import Cascade
@@ -20,7 +21,7 @@ from pydiff.runtime.verify import verify
 from pydiff.text.clip import Reading
 from pydiff.weights.files import read_config
 
-SHIPPED = Path(__file__).parents[1] / "embedded" / "exported"  # a folder for each model
+SHIPPED = Path(__file__).parents[1] / "embedded" / "weights"  # one manifest for the stages of all models
 
 
 def open_exported(folder: str | os.PathLike[str], provider: str | None = None, name: str | None = None) -> Cascade:
@@ -35,17 +36,20 @@ def open_exported(folder: str | os.PathLike[str], provider: str | None = None, n
         raise ValueError(f"{folder} has no {MANIFEST}; expected a folder that `pydiff export` wrote")
     chosen, manifest = provider_of(provider), read_manifest(root)
     verify(root, manifest)
-    networks = OnnxNetworks(Exported(root, manifest, chosen))
-    indexes = [read_index(root / stage) for stage in manifest.stages]
-    cascade = open_indexes(indexes, networks, name or manifest.model)
-    size = manifest.default_size
+    return _cascade(Exported(root, manifest, chosen), manifest.stages, name or manifest.model)
+
+
+def open_shipped(stages: Sequence[str], name: str, provider: str | None = None) -> Cascade:
+    """A model that pydiff carries. Its files are of the package, as the code is, so that they are not verified again.
+    Raises ValueError as `open_exported` does."""
+    return _cascade(Exported(SHIPPED, read_manifest(SHIPPED), provider_of(provider)), stages, name)
+
+
+def _cascade(exported: Exported, stages: Sequence[str], name: str) -> Cascade:
+    indexes = [read_index(exported.folder / stage) for stage in stages]
+    cascade = open_indexes(indexes, OnnxNetworks(exported), name)
+    size = exported.manifest.default_size
     return cascade if size not in cascade.sizes else dataclasses.replace(cascade, default_size=size)
-
-
-def shipped(name: str) -> Path | None:
-    """The exported folder of a model that pydiff carries, None where it is not carried so."""
-    folder = SHIPPED / name
-    return folder if is_exported(folder) else None
 
 
 class OnnxNetworks(Networks):
