@@ -1,6 +1,6 @@
 """What runs the same networks at which cost: `python -m benchmarks.runtimes`.
 
-pydiff on torch and on ONNX Runtime (an exported folder), diffusers eager and compiled by torch.compile, and OpenVINO on
+pydiff on torch and on ONNX Runtime, diffusers eager and compiled by torch.compile, and OpenVINO on
 the same ONNX file, all in float32: per network call, per run, per process, and what is installed for it. Outputs are
 compared with pydiff's on torch before a time is printed.
 """
@@ -31,9 +31,8 @@ from benchmarks.measure import Table, Times, interleaved, machine, write_json
 from benchmarks.tasks import PROMPT, SEED, WEIGHTS, Maker, make_diffusers
 from pydiff.cascade import Stage
 from pydiff.diffusion.config import sampler_from_scheduler_config
-from pydiff.export import export
 from pydiff.export.graphs import unet_network
-from pydiff.export.write import save, trace
+from pydiff.export.write import plain, plain_graph, save, trace
 from pydiff.models.unet import UNet, UNetConfig
 from pydiff.nn.cond import Cond
 from pydiff.pipeline import EMBEDDED
@@ -124,8 +123,8 @@ def _graph_of(theirs: Any, home: Path) -> tuple[Path, Graph]:
     sampling = sampler_from_scheduler_config({"_class_name": "DDIMScheduler"})
     network = unet_network(Stage(unet, sampling, (64, 64), pydiff.load().cascade.stages[0].defaults))
     path = home / "unet.onnx"
-    save(trace(network), path)
-    return path, network.graph
+    save(plain(trace(network), network.graph), path)
+    return path, plain_graph(network.graph)
 
 
 def call_table(models: list[str], rounds: int) -> tuple[Table, list[str]]:
@@ -140,10 +139,10 @@ def call_table(models: list[str], rounds: int) -> tuple[Table, list[str]]:
     return table, absent
 
 
-def run_table(folder: Path, sizes: list[int], rounds: int) -> Table:
+def run_table(sizes: list[int], rounds: int) -> Table:
     """Whole runs of the embedded cascade."""
     table = Table("embedded cascade, one picture, float32", ("picture", "runtime", "s", "ratio"))
-    ours, exported, theirs = pydiff.load(), pydiff.load(folder), make_diffusers()
+    ours, exported, theirs = pydiff.load(), pydiff.load(provider="cpu"), make_diffusers()
     compiled = make_diffusers(compiled=True)
     for size in sizes:
         contenders: dict[str, Call] = {
@@ -181,7 +180,7 @@ def add(table: Table, what: str, times: Mapping[str, Times]) -> None:
         table.add(what, name, timed, f"{timed.median / times[ONNX].median:.2f}")
 
 
-def process_table(folder: Path, sizes: list[int], rounds: int) -> Table:
+def process_table(sizes: list[int], rounds: int) -> Table:
     """From process start to the written picture: wall and processor seconds (medians), and the most memory resident."""
     table = Table("a process of its own", ("picture", "runtime", "s", "CPU s", "MiB"))
     for size in sizes:
@@ -190,7 +189,7 @@ def process_table(folder: Path, sizes: list[int], rounds: int) -> Table:
             generate = [sys.executable, "-m", "pydiff.cli", "generate", PROMPT, *name]
             commands = {
                 TORCH: generate,
-                ONNX: [*generate, "--model", str(folder)],
+                ONNX: [*generate, "--provider", "cpu"],
                 EAGER: [sys.executable, "-m", "benchmarks.runtimes", "--child", str(size)],
             }
             measured: dict[str, list[tuple[float, float, float]]] = {name: [] for name in commands}
@@ -265,13 +264,7 @@ def main() -> None:
         return
     began = time.perf_counter()
     print(machine())
-    with tempfile.TemporaryDirectory() as home:
-        folder = Path(home) / "exported"
-        export(None, folder)
-        tables = [
-            process_table(folder, arguments.sizes, arguments.rounds),
-            run_table(folder, arguments.sizes, arguments.rounds),
-        ]
+    tables = [process_table(arguments.sizes, arguments.rounds), run_table(arguments.sizes, arguments.rounds)]
     called, absent = call_table(arguments.models, arguments.rounds)
     tables += [called, size_table()]
     print("\n".join(map(str, tables)))
