@@ -107,7 +107,10 @@ def _from_export(folder: Path, how: dict[str, Any], provider: str | None) -> Cas
 def _check_exported(how: dict[str, Any], name: str) -> None:
     for option, value in how.items():
         if value is not None:
-            raise ValueError(f"{option} is {value!r}, but {name} is exported and says that itself; leave it out")
+            raise ValueError(
+                f"{option} is {value!r}, which is torch's, but ONNX Runtime runs {name} here; leave it out: a device is "
+                "named by provider, 'cpu', 'cuda' or 'tensorrt'"
+            )
 
 
 def _from_weights(models: Sequence[Model], name: str, how: dict[str, Any], provider: str | None) -> Cascade:

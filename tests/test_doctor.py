@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from pydiff import doctor
+from pydiff import doctor, findings, torch_doctor
 from pydiff.ops import native
 
 
@@ -17,7 +18,8 @@ def whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     weights = tmp_path / "embedded" / "weights" / "base"
     weights.mkdir(parents=True)
     (weights / "model.safetensors").write_bytes(b"0" * 1024)
-    monkeypatch.setattr(doctor, "FOLDER", tmp_path)
+    for module in (doctor, findings):
+        monkeypatch.setattr(module, "FOLDER", tmp_path)
     return tmp_path
 
 
@@ -49,7 +51,7 @@ def test_a_gpu_is_told_what_serves_it(
     known = {"is_available": True, "get_device_name": "a GPU", "get_device_capability": capability}
     for name, value in known.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
-    monkeypatch.setattr(doctor, "CHECKS", {})
+    monkeypatch.setattr(torch_doctor, "CHECKS", {})
     found = {finding.name: finding for finding in doctor.findings()}
     assert "guided_step" in found["cuda"].detail
     assert text in found["triton"].detail
@@ -60,6 +62,18 @@ def test_a_wrong_operator_is_broken(whole: Path, monkeypatch: pytest.MonkeyPatch
     def wrong(x: torch.Tensor, *given: object, **options: object) -> torch.Tensor:
         return torch.full_like(x, torch.nan)
 
-    monkeypatch.setattr(doctor, "group_norm_silu", wrong)
+    monkeypatch.setattr(torch_doctor, "group_norm_silu", wrong)
     assert "PYDIFF_KERNELS=reference" in doctor.report()
     assert not doctor.healthy()
+
+
+def test_without_torch_onnx_runtime_does(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    found = {finding.name: finding for finding in doctor.findings()}
+    assert found["torch"].state == "missing"
+    assert "pip install 'pydiff-engine[torch]'" in found["torch"].detail
+    assert "exported models on cpu" in found["onnxruntime"].detail
+    assert found["guided_step on numpy"].state == "ok"
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    found = {finding.name: finding for finding in doctor.findings()}
+    assert found["torch"].state == found["onnxruntime"].state == "broken"

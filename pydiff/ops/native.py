@@ -124,7 +124,7 @@ def _numpy_memory() -> Memory:
     def dense(array: Any) -> Any:
         return np.ascontiguousarray(array, np.float32)
 
-    return Memory(dense, np.empty_like, lambda array: array.ctypes.data, _processors)
+    return Memory(dense, np.empty_like, lambda array: array.ctypes.data, threads)
 
 
 @functools.cache
@@ -137,9 +137,9 @@ def _torch_memory() -> Memory:
     return Memory(dense, torch.empty_like, torch.Tensor.data_ptr, torch.get_num_threads)
 
 
-@functools.cache
-def _processors() -> int:
-    """OMP_NUM_THREADS, or how many processors this process may use."""
+def threads() -> int:
+    """How many compute where there is no torch to say it: OMP_NUM_THREADS, or as many processors as this process may
+    use."""
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if asked.isdecimal() and int(asked) > 0:
         return int(asked)

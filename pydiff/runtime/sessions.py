@@ -1,8 +1,11 @@
-"""Graphs of an exported folder run by ONNX Runtime, each opened when it is first needed."""
+"""Graphs of an exported folder run by ONNX Runtime, each opened when it is first needed.
+
+On a GPU what stays the same over a run (text, masks, labels) is copied there once and bound; x, the tables of an edit
+and the prediction are the host's, so that a step copies x there and the prediction back.
+"""
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -14,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pydiff._optional import optional
+from pydiff.ops import native
 from pydiff.runtime.manifest import Graph, Manifest
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
@@ -144,14 +148,6 @@ def check_inputs(name: str, graph: Graph, inputs: Mapping[str, Held]) -> None:
             raise ValueError(f"{key} is {came}; the graph {name} takes {takes}")
 
 
-def threads() -> int:
-    """How many a graph is computed by: OMP_NUM_THREADS where that is set, else as many as this process has cores."""
-    said = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-    if said.isdecimal() and int(said) > 0:
-        return int(said)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @cache
 def runtime() -> ModuleType:
     """ONNX Runtime. Raises ValueError that says what to install where it is missing."""
@@ -162,7 +158,7 @@ def _open(path: Path, provider: Provider) -> Any:
     ort = runtime()
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.intra_op_num_threads, options.inter_op_num_threads = threads(), 1
+    options.intra_op_num_threads, options.inter_op_num_threads = native.threads(), 1
     options.log_severity_level = ERRORS_ONLY
     try:
         session = ort.InferenceSession(path, options, providers=[(provider.name, dict(provider.options))])

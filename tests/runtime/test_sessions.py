@@ -12,9 +12,10 @@ import onnxruntime
 import pytest
 from onnx import helper
 
+from pydiff.ops import native
 from pydiff.runtime import sessions
 from pydiff.runtime.manifest import Graph, Value, read_manifest
-from pydiff.runtime.sessions import Exported, Provider, Session, check_inputs, provider_of, threads
+from pydiff.runtime.sessions import Exported, Provider, Session, check_inputs, provider_of
 from tests.runtime.folders import DOUBLED, GRAPH, IMAGE, doubling, write
 
 X = np.random.default_rng(0).standard_normal((2, 3, 8, 16)).astype(np.float32)
@@ -145,4 +146,4 @@ def test_sessions_by_their_components(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("said", "count"), [("1", 1), ("3,2", 3), ("", None), ("0", None), ("many", None)])
 def test_threads(said: str, count: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", said)
-    assert threads() == (count or len(os.sched_getaffinity(0)))
+    assert native.threads() == (count or len(os.sched_getaffinity(0)))
