@@ -29,10 +29,12 @@ lint: $(VENV)/ready
 	$(BIN)/lint-imports
 
 bench: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check openvino
 	$(BIN)/python -m benchmarks.operators
 	$(BIN)/python -m benchmarks.tasks
 	$(BIN)/python -m benchmarks.tasks edit
 	$(BIN)/python -m benchmarks.tasks inpaint
+	$(BIN)/python -m benchmarks.runtimes
 	$(BIN)/python -m benchmarks.scenes
 	$(BIN)/python -m benchmarks.edits
 	$(BIN)/python -m benchmarks.instructions

@@ -108,8 +108,8 @@ def _check_exported(how: dict[str, Any], name: str) -> None:
     for option, value in how.items():
         if value is not None:
             raise ValueError(
-                f"{option} is {value!r}, which is torch's, but ONNX Runtime runs {name} here; leave it out: a device is "
-                "named by provider, 'cpu', 'cuda' or 'tensorrt'"
+                f"{option} is {value!r}, which is torch's, but ONNX Runtime runs {name} here; leave it out: its "
+                "device is provider, 'cpu', 'cuda' or 'tensorrt'"
             )
 
 

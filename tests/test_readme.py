@@ -54,3 +54,12 @@ def test_pictures_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert sizes == {
         "ring": (256, 256), "slow": (256, 256), "wide": (384, 256), "green": (256, 256), "colours": (64, 64)
     }  # fmt: skip
+
+
+def test_without_torch_of_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = pydiff.load
+    monkeypatch.setattr(pydiff, "load", lambda provider: quick(load(provider=provider)))
+    names: dict[str, object] = {}
+    exec(snippet_of("## Without torch"), names)
+    counts = {name: len(result.images) for name, result in names.items() if isinstance(result, pydiff.Result)}
+    assert counts == {"made": 1, "edit": 2}

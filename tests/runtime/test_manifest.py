@@ -160,13 +160,14 @@ def test_a_graph_that_takes_or_makes_something_else(folder: Path, names: set[str
 
 
 def weights(folder: Path, data: bytes = bytes(4), name: str = "unet.onnx.data") -> None:
-    (folder / "base").mkdir(parents=True, exist_ok=True)
+    (folder / "base" / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / "base" / name).write_bytes(data)
 
 
-def test_weights_beside_the_graph(tmp_path: Path) -> None:
-    weights(tmp_path, np.float32(2).tobytes())
-    folder = write(tmp_path, outside(doubling()))
+@pytest.mark.parametrize("name", ["unet.onnx.data", "unet/model.safetensors"])
+def test_weights_beside_the_graph_or_below(tmp_path: Path, name: str) -> None:
+    weights(tmp_path, np.float32(2).tobytes(), name)
+    folder = write(tmp_path, outside(doubling(), name))
     verify(folder, read_manifest(folder))
 
 
