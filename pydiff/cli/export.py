@@ -9,10 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydiff._optional import optional
-
 DTYPES = ("float32", "float16", "int8")
-NEEDED = ("torch", "onnx", "onnxscript", "onnxruntime")
 EXAMPLES = """\
   pydiff export shapes
   pydiff generate "a red circle" --model shapes
@@ -37,8 +34,6 @@ def add_command(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    for module in NEEDED:
-        optional(module, "pydiff-engine[export]", "exporting a model")
     from pydiff.export.model import PARITY, export
 
     named = arguments.model
@@ -57,10 +52,10 @@ def run(arguments: argparse.Namespace) -> int:
 def summary(checks: Sequence[Mapping[str, Any]]) -> str:
     """What came out of the comparisons with torch, in a line."""
     bounded = [check for check in checks if check["bound"] is not None]
-    worst = max(checks, key=lambda check: check["error"] / (check["bound"] or 1))
+    nearest = max(bounded, key=lambda check: check["error"] / check["bound"])
     return (
-        f"{len(checks)} comparisons with torch, {len(bounded)} of them within bounds; the largest difference is "
-        f"{worst['error']:.2g}, of the {worst['what']} of {worst['stage']}"
+        f"{len(checks)} comparisons with torch, all of the {len(bounded)} with a bound within it; nearest to it is the "
+        f"{nearest['what']} of {nearest['stage']}, with {nearest['error']:.2g} of {nearest['bound']:g}"
     )
 
 

@@ -100,8 +100,9 @@ class _Builder:
         name = f"edit_{np.dtype(dtype).name}_{np.asarray(value).tolist()}"
         known = self.graph.initializers.get(name)
         if known is None:
-            tensor = ir.tensor(np.asarray(value, dtype), name=name)
-            known = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
+            array = np.asarray(value, dtype)
+            tensor, shape = ir.tensor(array, name=name), ir.Shape(array.shape)
+            known = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor)
             self.graph.register_initializer(known)
         return known
 
@@ -118,8 +119,9 @@ class _Tables:
 
     def __init__(self, model: ir.Model, first: ir.Node, inputs: dict[str, ir.Value]) -> None:
         op = _Builder(model, first)
-        self.one, self.pixel_source, self.layers = op.constant(1.0, np.float32), *map(
-            inputs.__getitem__, ("pixel_source", "pixel_layers")
+        self.one, self.pixel_source, self.layers = (
+            op.constant(1.0, np.float32),
+            *map(inputs.__getitem__, ("pixel_source", "pixel_layers")),
         )
         self.source = inputs["source"]
         rows = op("Shape", self.source)

@@ -219,9 +219,7 @@ def example_inputs(network: Network, sizes: Mapping[str, int], seed: int = 0) ->
     return made
 
 
-def _example(
-    name: str, dtype: str, shape: list[int], bounds: Mapping[str, int], generator: torch.Generator
-) -> Tensor:
+def _example(name: str, dtype: str, shape: list[int], bounds: Mapping[str, int], generator: torch.Generator) -> Tensor:
     if name == POOLED:
         return torch.arange(shape[0])
     if name.endswith("attention_mask"):  # the last token of every second row is not attended to

@@ -10,6 +10,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
+import onnx
 import onnx_ir as ir
 import onnxscript
 import torch
@@ -25,6 +26,7 @@ from pydiff.export.steps import default_plans, steps_json
 from pydiff.export.write import OPSET, plain, plain_graph, save, trace
 from pydiff.folders import open_indexes
 from pydiff.folders.torch_networks import torch_networks
+from pydiff.pipeline import Model
 from pydiff.runtime.manifest import Graph, Manifest, file_record, file_records
 from pydiff.runtime.opening import open_exported
 from pydiff.weights.files import write_json
@@ -33,7 +35,6 @@ BYTES = {"float32": 4, "float16": 2, "int8": 1}  # of a weight
 PARITY = "parity.json"
 Convert = Callable[[ir.Model], ir.Model]
 Tell = Callable[[str], object]
-Model = str | os.PathLike[str]
 
 
 def export(
@@ -59,7 +60,7 @@ def export(
     target = Path(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target} is there and not empty; give a new folder, or empty it")
-    name, sources = sources_of(model)
+    name, sources = sources_of(model, variant)
     cascade = open_indexes([source.index for source in sources], torch_networks(variant=variant), name)
     networks = [list(networks_of(source.index, stage)) for source, stage in zip(sources, cascade.stages, strict=True)]
     _check_space(target, networks, dtype)
@@ -125,8 +126,6 @@ def _report(checks: Sequence[Check], dtype: str) -> dict[str, Any]:
 def _manifest(
     folder: Path, cascade: Cascade, sources: Sequence[Source], graphs: dict[str, Graph], dtype: str
 ) -> Manifest:
-    import onnx
-
     versions = {"torch": torch.__version__, "onnx": onnx.__version__, "onnxscript": onnxscript.__version__}
     return Manifest(
         model=cascade.name,

@@ -115,8 +115,8 @@ def _coded(network: Network, stage: Stage, other: Stage, inputs: Mapping[str, An
     if network.name == "vae_decoder":
         return [codec._picture(given["latent_sample"])]
     assert stage.text is not None
-    place = next(i for i, runner in enumerate(stage.text.runners) if runner.network is cast(Any, network.module).network)
-    runner = text.runners[place]
+    own = [cast(Any, runner).network for runner in stage.text.runners]
+    runner = text.runners[own.index(cast(Any, network.module).network)]
     ids = given["input_ids"]
     mask = given.get("attention_mask", np.ones_like(ids)) != 0
     made = [runner(ids, mask, skip) for skip in range(runner.most_skip + 1)]
@@ -158,8 +158,10 @@ def _edit(unet: Denoiser, rows: int, tokens: int, heat: Heat, pools: bool) -> At
     """The first row lends words to the others, and its pixels' maps to the last one; all are captured."""
     rng = np.random.default_rng(0)
     source, own = np.zeros(rows, np.int64), np.arange(rows)
-    transfer, keep, probe = rng.random((rows, tokens, tokens)) / tokens, rng.random((rows, tokens)), rng.random(
-        (rows, tokens, 2)
+    transfer, keep, probe = (
+        rng.random((rows, tokens, tokens)) / tokens,
+        rng.random((rows, tokens)),
+        rng.random((rows, tokens, 2)),
     )
     left = (own > 0) & (own < rows - 1)
 

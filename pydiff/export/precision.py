@@ -86,10 +86,11 @@ class _Halving:
     def _half_weights(self, value: ir.Value) -> ir.Value:
         weights, name = value.const_value, f"{value.name}_half"
         assert weights is not None
+        shape = ir.Shape(weights.shape.numpy())
         tensor = ir.LazyTensor(
-            lambda: ir.tensor(_to_half(weights.numpy()), name=name), dtype=_HALF, shape=weights.shape, name=name
+            lambda: ir.tensor(_to_half(weights.numpy()), name=name), dtype=_HALF, shape=shape, name=name
         )
-        made = ir.Value(name=name, type=ir.TensorType(_HALF), shape=weights.shape, const_value=tensor)
+        made = ir.Value(name=name, type=ir.TensorType(_HALF), shape=shape, const_value=tensor)
         self.graph.register_initializer(made)
         self.half.add(made)
         return made
@@ -165,7 +166,7 @@ def quantize(weights: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8],
 
 def _initializer(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> ir.Value:
     tensor = ir.tensor(array, name=name)
-    made = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
+    made = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
     graph.register_initializer(made)
     return made
 

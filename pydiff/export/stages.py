@@ -7,12 +7,12 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from pydiff.cascade import Stage
 from pydiff.folders.index import EXEMPLAR, UNCLIP, Index, read_index
-from pydiff.pipeline import EMBEDDED_NAME, SHIPPED
+from pydiff.pipeline import EMBEDDED_NAME, SHIPPED, Model
 from pydiff.text.tokenizer_files import WHOLE
 from pydiff.text.tokens import PromptTokenizer
 from pydiff.weights.files import inside, is_single_file, read_json, write_whole
@@ -23,23 +23,24 @@ SINGLE = "model"  # the stage of a model that is one folder
 _STAGE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
-class Source(NamedTuple):
+@dataclass(frozen=True)
+class Source:
     """A stage's folder, and its name in the exported one."""
 
     name: str
     index: Index
 
 
-def sources_of(model: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None) -> tuple[str, list[Source]]:
-    """What settings call the model, and its folders, small first. Raises ValueError for a model that is not exported,
-    and as `read_index` does."""
+def sources_of(model: Model | Sequence[Model] | None, variant: str | None = None) -> tuple[str, list[Source]]:
+    """What settings call the model, and its folders, small first; variant: of the files to fetch. Raises ValueError
+    for a model that is not exported, and as `read_index` does."""
     name = EMBEDDED_NAME if model is None else model
     if isinstance(name, str) and name in SHIPPED:
         return name, [_source(HOME / folder, folder) for folder in SHIPPED[name]]
     folders = [model] if isinstance(model, (str, os.PathLike)) else list(model or ())
     if not folders or not all(isinstance(one, (str, os.PathLike)) for one in folders):
         raise ValueError(f"model is {model!r}; expected a folder, or a list of one folder per stage")
-    paths = [_folder(one) for one in folders]
+    paths = [_folder(one, variant) for one in folders]
     names = [path.resolve().name for path in paths]
     if len(paths) == 1:
         names = [SINGLE]
@@ -48,10 +49,10 @@ def sources_of(model: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] 
     return " ".join(map(str, folders)), [_source(path, own) for path, own in zip(paths, names, strict=True)]
 
 
-def _folder(model: str | os.PathLike[str]) -> Path:
+def _folder(model: Model, variant: str | None) -> Path:
     if is_single_file(model):
         raise ValueError(f"{model} is a single file, which is not exported; save it as a folder with diffusers first")
-    return hub_folder(model, None) if is_hub_id(model) else Path(model)
+    return hub_folder(model, variant) if is_hub_id(model) else Path(model)
 
 
 def _source(folder: Path, name: str) -> Source:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import onnx_ir as ir
 import torch
@@ -55,7 +56,7 @@ def plain(model: ir.Model, graph: Graph) -> ir.Model:
             if node.op_type == "Shape":
                 node.replace_input_with(0, inputs["timestep"])  # of the same batch
         for gather in _gathers(pooled):
-            ir.convenience.replace_all_uses_with(gather.outputs[0], gather.inputs[0])
+            ir.convenience.replace_all_uses_with(gather.outputs[0], cast(ir.Value, gather.inputs[0]))
         common.RemoveUnusedNodesPass()(model)
         model.graph.inputs.remove(pooled)
     name_values(model, plain_graph(graph))
@@ -136,7 +137,7 @@ def _converted(program: ExportedProgram, inputs: Mapping[str, Tensor]) -> ir.Mod
     return made.model
 
 
-def _rsub(value: Any, scalar: float, alpha: float = 1.0) -> Any:
+def _rsub(value: Any, scalar: Any, alpha: float = 1.0) -> Any:
     """scalar - alpha value, for which the exporter has no operators of its own."""
     return opset18.Sub(opset18.CastLike(scalar, value), value if alpha == 1 else opset18.Mul(value, alpha))
 
@@ -172,15 +173,27 @@ def _same_dtype(node: fx.Node) -> bool:
 
 
 def name_values(model: ir.Model, graph: Graph) -> None:
-    """Names of inputs, outputs and their axes as `graph` has them; sizes in between are found by who runs it."""
+    """Names of inputs, outputs and their axes as `graph` has them, in the sizes of what lies in between too: runtimes
+    that know those open a graph in half the time."""
+    axes_of: dict[str, str] = {}
     for values, told in ((model.graph.inputs, graph.inputs), (model.graph.outputs, graph.outputs)):
         for value, (name, (dtype, axes)) in zip(values, told.items(), strict=True):
+            for traced, axis in zip(value.shape or (), axes, strict=False):
+                if isinstance(traced, ir.SymbolicDim) and traced.value is not None and isinstance(axis, str):
+                    axes_of.setdefault(traced.value, axis)
             value.name, value.shape, value.type = name, ir.Shape(axes), type_of(dtype)
-    kept = {id(value) for value in (*model.graph.inputs, *model.graph.outputs)}
+    named = {id(value) for value in (*model.graph.inputs, *model.graph.outputs)}
     for node in model.graph:
         for value in node.outputs:
-            if id(value) not in kept:
-                value.shape = None
+            if id(value) not in named and value.shape is not None:
+                value.shape = ir.Shape([_named(size, axes_of) for size in value.shape])
+
+
+def _named(size: int | ir.SymbolicDim, axes_of: Mapping[str, str]) -> int | str | None:
+    """A size, or an expression of sizes, in which axes have their names."""
+    if isinstance(size, int) or size.value is None:
+        return size if isinstance(size, int) else None
+    return re.sub(r"\w+", lambda found: axes_of.get(found[0], found[0]), size.value)
 
 
 def type_of(dtype: str) -> ir.TensorType:

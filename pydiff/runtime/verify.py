@@ -89,13 +89,13 @@ def _check_names(graph: Graph, inputs: Sequence[str], outputs: Sequence[str]) ->
 
 
 def _check_external(folder: Path, graph: str, external: External, manifest: Manifest) -> None:
-    """A graph's weights may lie in a file beside it that the manifest lists: an ordinary one, not a link of any kind to
-    what lies elsewhere."""
+    """A graph's weights may lie in a file that the manifest lists, beside it or below: an ordinary one, not a link of
+    any kind to what lies elsewhere."""
     tensor, location, offset, length = external
     where = f"the weights {tensor!r:.80} lie in {location!r:.200}"
     beside = graph.rpartition("/")[0]
     name = f"{beside}/{location}" if beside else location
-    if not location or "/" in location or "\\" in location or name not in manifest.files:
+    if name not in manifest.files:
         raise ValueError(f"{where}; expected a file beside the graph that {MANIFEST} lists")
     status = os.lstat(folder / name)
     if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
