@@ -202,9 +202,9 @@ def test_checkpoints_of_a_variant(fresh: Fresh, shards: bool) -> None:
 
 CALLS: list[tuple[dict[str, Any], str]] = [
     ({"dtype": torch.int8}, "dtype is torch.int8; expected one of torch.float32"),
-    ({"dtype": "float16"}, "dtype is float16; expected"),
+    ({"dtype": "float8"}, "dtype is 'float8'; expected one of"),
     ({"device": "nonsense"}, "device is 'nonsense', which does not work here"),
-    ({"device": None}, "device is None, which does not work here"),
+    ({"device": ()}, r"device is \(\), which does not work here"),
     ({"device": "meta"}, "device is 'meta', which holds no weights"),
     ({"variant": "fp16"}, r"unet holds no weights; looked for .*fp16.*; it holds diffusion_pytorch_model\.safetensors"),
     ({"variant": "../fp16"}, r"variant is '\.\./fp16'; expected a word"),

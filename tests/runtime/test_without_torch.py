@@ -67,7 +67,7 @@ def test_the_command(python: Path, exported: Path, ours: pydiff.Pipeline, tmp_pa
     [
         (["export", "out"], "pydiff: exporting a model needs the package pydiff-engine[export]"),
         (["generate", RED, "--model", "."], "which is no folder that `pydiff export` wrote, needs the package"),
-        (["generate", RED, "--model", "{exported}", "--dtype", "float16"], "dtype is 'float16', but"),
+        (["generate", RED, "--model", "{exported}", "--dtype", "float16"], "dtype is 'float16', which is torch's"),
         (["generate", RED, "--model", "{exported}", "--provider", "cuda"], "provider is 'cuda', which"),
     ],
 )

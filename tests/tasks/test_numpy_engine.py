@@ -32,14 +32,10 @@ RUNS: dict[str, tuple[str, str, tuple[Any, ...], dict[str, Any]]] = {
     "capture": ("pydiff-embedded", "generate", (WORDS,), {"size": 64, "capture": True, "heat_every_step": True}),
     "truncated": ("pydiff-embedded", "generate", (WORDS,),
         {"size": 256, "num_inference_steps": [8, 2], "conditioning": "truncated"}),
-    "perturbed": ("pydiff-embedded", "generate", (WORDS,), {"size": 64, "pag_scale": 2.0, "capture": ["circle"]}),
-    "cross_frame": ("pydiff-embedded", "generate", ([WORDS, WORDS],), {"size": 64, "cross_frame": True}),
     "edit": ("pydiff-embedded", "edit", (WORDS, TARGETS),
         {"size": 64, "num_inference_steps": 5, "local_blend": ["circle", "star"], "excluded": "blue",
          "self_replace": 0.6, "spatial_replace": 0.2, "capture": ["circle"]}),
     "reweight": ("pydiff-embedded", "edit", (WORDS,), {"size": 64, "reweight": {"red": [-1.0, 2.0]}}),
-    "masactrl": ("pydiff-embedded", "edit", (WORDS, TARGETS), {"size": 64, "method": "masactrl"}),
-    "plug_and_play": ("pydiff-embedded", "edit", (WORDS, TARGETS), {"size": 64, "method": "plug_and_play"}),
     "image_to_image": ("pydiff-embedded", "image_to_image", (LARGE, WORDS),
         {"size": 256, "strength": [0.6, 0.9], "num_inference_steps": [4, 2]}),
     "blend": ("pydiff-embedded", "inpaint", (PICTURE, MASK, WORDS), {"size": 64, "feather": 2.5, "soft_mask": True}),
@@ -132,7 +128,7 @@ def test_choices_are_the_same() -> None:
     ("options", "message"),
     [
         ({"classifier": lambda x, t: x, "classifier_labels": 1}, "gradient needs torch weights, not an exported model"),
-        ({"capture": ["circle"], "heat_heads": True}, "an exported model averages heads"),
+        ({"capture": ["circle"], "heat_heads": True}, "heat_heads is not in an exported model"),
         ({"generator": torch.Generator()}, "generator is given, but an exported model draws without torch; give seed"),
     ],
 )
