@@ -127,16 +127,13 @@ def _graph_of(theirs: Any, home: Path) -> tuple[Path, Graph]:
     return path, plain_graph(network.graph)
 
 
-def call_table(models: list[str], rounds: int) -> tuple[Table, list[str]]:
-    table = Table("one network call, guided batch of one picture, float32", ("network", "runtime", "s", "ratio"))
-    absent = []
-    for model in models:
-        with tempfile.TemporaryDirectory() as home, torch.inference_mode():
-            contenders, missing = calls(model, Path(home))
-            check({name: call() for name, call in contenders.items()}, CALL_TOLERANCE)
-            add(table, model, interleaved(contenders, rounds))
-            absent += missing
-    return table, absent
+def call_table(model: str, rounds: int) -> tuple[Table, list[str]]:
+    table = Table(f"one network call, {model}, guided batch of one picture, float32", ("runtime", "s", "ratio"))
+    with tempfile.TemporaryDirectory() as home, torch.inference_mode():
+        contenders, missing = calls(model, Path(home))
+        check({name: call() for name, call in contenders.items()}, CALL_TOLERANCE)
+        add(table, (), interleaved(contenders, rounds))
+    return table, missing
 
 
 def run_table(sizes: list[int], rounds: int) -> Table:
@@ -153,7 +150,7 @@ def run_table(sizes: list[int], rounds: int) -> Table:
         }
         with quiet():
             check({name: call() for name, call in contenders.items()}, RUN_TOLERANCE)
-            add(table, f"{size}x{size}", interleaved(contenders, rounds))
+            add(table, (f"{size}x{size}",), interleaved(contenders, rounds))
     return table
 
 
@@ -174,10 +171,10 @@ def check(made: Mapping[str, Any], tolerance: float) -> None:
             raise SystemExit(f"{name} differs by {difference:.1e}; no time is printed on a red check")
 
 
-def add(table: Table, what: str, times: Mapping[str, Times]) -> None:
+def add(table: Table, what: tuple[str, ...], times: Mapping[str, Times]) -> None:
     """One row per runtime; the ratio is how often it fits into pydiff's time on ONNX Runtime, above 1 where slower."""
     for name, timed in times.items():
-        table.add(what, name, timed, f"{timed.median / times[ONNX].median:.2f}")
+        table.add(*what, name, timed, f"{timed.median / times[ONNX].median:.2f}")
 
 
 def process_table(sizes: list[int], rounds: int) -> Table:
@@ -251,6 +248,17 @@ def quiet() -> Iterator[None]:
         yield
 
 
+def measured(arguments: argparse.Namespace, absent: list[str]) -> Iterator[Table]:
+    """Tables as they are made; who could not be asked is added to absent."""
+    yield size_table()
+    yield process_table(arguments.sizes, arguments.rounds)
+    yield run_table(arguments.sizes, arguments.rounds)
+    for model in arguments.models:
+        table, missing = call_table(model, arguments.rounds)
+        absent += missing
+        yield table
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.runtimes", description=__doc__)
     parser.add_argument("--models", nargs="+", default=["embedded", "sd15"], choices=("embedded", "sd15"))
@@ -264,10 +272,10 @@ def main() -> None:
         return
     began = time.perf_counter()
     print(machine())
-    tables = [process_table(arguments.sizes, arguments.rounds), run_table(arguments.sizes, arguments.rounds)]
-    called, absent = call_table(arguments.models, arguments.rounds)
-    tables += [called, size_table()]
-    print("\n".join(map(str, tables)))
+    tables, absent = list[Table](), list[str]()
+    for table in measured(arguments, absent):
+        print(table, flush=True)
+        tables.append(table)
     for line in absent:
         print(f"not there: {line}")
     print(f"in {time.perf_counter() - began:.0f} s")
