@@ -8,7 +8,6 @@ compared with pydiff's on torch before a time is printed.
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
@@ -50,6 +49,15 @@ PACKAGES = {
     EAGER: ("diffusers", "transformers", "torch", "accelerate", "sentencepiece"),
     OPENVINO: ("openvino",),
 }
+# Starts a command and says what it took. A small process does, for a child's memory is at least its parent's.
+WAITS = """
+import os, subprocess, sys, time
+began = time.perf_counter()
+child = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(child.pid, 0)
+print(time.perf_counter() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+sys.exit(bool(status))
+"""
 Call = Callable[[], Any]
 
 
@@ -201,12 +209,9 @@ def process_table(sizes: list[int], rounds: int) -> Table:
 
 def process(command: list[str]) -> tuple[float, float, float]:
     """Seconds, processor seconds and MiB of a command."""
-    began = time.perf_counter()
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(child.pid, 0)
-    if status:
-        raise SystemExit(f"{' '.join(command)} failed")
-    return time.perf_counter() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+    done = subprocess.run([sys.executable, "-c", WAITS, *command], stdout=subprocess.PIPE, text=True, check=True)
+    seconds, processor, memory = map(float, done.stdout.split())
+    return seconds, processor, memory
 
 
 def size_table() -> Table:
