@@ -31,7 +31,7 @@ size_t memory(const Steps& steps) {
 
 // The branches that a row evaluates: branch 0 also where more of it is read than its prediction.
 Branches active(const Steps& steps, const Row& row) {
-    const std::vector<double>& weights = steps.weights.at(row.level);
+    const std::vector<double>& weights = row.weights;
     Branches made;
     for (size_t branch = 0; branch < weights.size(); ++branch)
         if (weights[branch] != 0 || (branch == 0 && (row.log_variance || steps.rescale > 0))) made.push_back(branch);
@@ -43,7 +43,7 @@ pydiff::GuidedStep step_of(const Steps& steps, const Row& row, const Branches& b
     pydiff::GuidedStep s{};
     s.batch = 1, s.branches = static_cast<int>(branches.size());
     for (size_t r = 0; r < branches.size(); ++r)
-        s.weights[r] = static_cast<float>(steps.weights[row.level][branches[r]]);
+        s.weights[r] = static_cast<float>(row.weights[branches[r]]);
     s.alpha = row.alpha, s.sigma = row.sigma;
     s.c_x = row.c_x, s.c_denoised = row.c_denoised, s.c_raw = row.c_raw;
     s.c_previous = row.c_previous, s.c_noise = row.c_noise;

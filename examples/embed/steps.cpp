@@ -21,16 +21,17 @@ Kind one_of(const Json& value, const std::array<std::string_view, n>& names) {
 }
 
 Row row(const Json& said) {
-    const Json& step = said["step"];
     Row made{};
     made.t = real(said["t"]), made.input_scale = real(said["input_scale"]);
     made.evaluate = said["evaluate"].boolean(), made.draws = said["draws"].boolean();
-    made.level = static_cast<size_t>(whole(said["level"]));
-    made.alpha = real(step["alpha"]), made.sigma = real(step["sigma"]);
-    made.c_x = real(step["c_x"]), made.c_denoised = real(step["c_denoised"]), made.c_raw = real(step["c_raw"]);
-    made.c_previous = real(step["c_previous"]), made.c_noise = real(step["c_noise"]);
-    if (step.has("log_variance")) {
-        const std::vector<double> ends = step["log_variance"].numbers();
+    made.weights = said["weights"].numbers();
+    if (made.weights.empty() || made.weights.size() > 2)
+        throw std::runtime_error("guidance by more than a prompt and no prompt is not run here");
+    made.alpha = real(said["alpha"]), made.sigma = real(said["sigma"]);
+    made.c_x = real(said["c_x"]), made.c_denoised = real(said["c_denoised"]), made.c_raw = real(said["c_raw"]);
+    made.c_previous = real(said["c_previous"]), made.c_noise = real(said["c_noise"]);
+    if (said.has("log_variance")) {
+        const std::vector<double> ends = said["log_variance"].numbers();
         made.log_variance = {ends.at(0), ends.at(1)};
     }
     for (const Json& earlier : said["history"].list())
@@ -53,16 +54,11 @@ Steps steps(const Json& said) {
     made.limit = one_of<pydiff::Limit, 3>(threshold["kind"], {"none", "static", "dynamic"});
     made.percentile = threshold["percentile"].number(), made.max_value = std::numeric_limits<float>::infinity();
     if (threshold.has("max_value")) made.max_value = real(threshold["max_value"]);
-    for (const Json& level : said["guidance"]["weights"].list()) {
-        made.weights.push_back(level.numbers());
-        if (made.weights.back().empty() || made.weights.back().size() > 2)
-            throw std::runtime_error("guidance by more than a prompt and no prompt is not run here");
-    }
-    made.rescale = said["guidance"]["rescale"].number();
+    made.rescale = said["guidance_rescale"].number();
     for (const Json& one : said["rows"].list()) made.rows.push_back(row(one));
-    if (said.has("noising")) {
-        const Json& noising = said["noising"];
-        made.noising = Noising{real(noising["alpha"]), real(noising["sigma"]), whole(noising["level"])};
+    if (said.has("low_res")) {
+        const Json& level = said["low_res"];
+        made.noising = Noising{real(level["alpha"]), real(level["sigma"]), whole(level["noise_level"])};
     }
     if (kind == "upscale" && !made.noising) throw std::runtime_error("the low-res picture has no noise level");
     return made;

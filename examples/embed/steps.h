@@ -20,7 +20,7 @@ struct Earlier {
 struct Row {
     float t, input_scale;
     bool evaluate, draws;
-    size_t level;  // the row of weights
+    std::vector<double> weights;  // of [prompt, no prompt]; one that is 0 is not evaluated
     float alpha, sigma, c_x, c_denoised, c_raw, c_previous, c_noise;
     std::optional<std::array<double, 2>> log_variance;
     std::vector<Earlier> history;
@@ -39,7 +39,6 @@ struct Steps {
     pydiff::Limit limit;
     double percentile, rescale;
     float max_value;
-    std::vector<std::vector<double>> weights;  // of each noise level, for [prompt, no prompt]
     std::vector<Row> rows;
     std::optional<Noising> noising;
 };
