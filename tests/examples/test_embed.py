@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 import pydiff
+from pydiff.export.steps import default_plans, steps_json
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "embed"
 HEADER = "onnxruntime_cxx_api.h"
@@ -79,6 +80,26 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_core_and_the_loop_are_libraries(built: Path) -> None:
     for name in ("libpydiff_core.a", "libembed_loop.a"):
         assert (built / name).stat().st_size > 0
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_reads_what_the_export_writes(built: Path, tmp_path: Path, number: int) -> None:
+    """Without ONNX Runtime too, which the loop does not need."""
+    program, path = tmp_path / "read_steps", tmp_path / "steps.json"
+    sources = [Path(__file__).with_name("read_steps.cpp"), built / "libembed_loop.a", built / "libpydiff_core.a"]
+    flags = ("-std=c++17", "-fopenmp", f"-I{EXAMPLE}", f"-I{EXAMPLE.parents[1] / 'csrc'}")
+    made = run("c++", *flags, *sources, "-o", program)
+    assert made.returncode == 0, made.stderr
+    (plan,) = default_plans([pydiff.load().cascade.stages[number]])
+    path.write_text(json.dumps(steps_json(plan)))
+    made = run(program, path)
+    assert made.returncode == 0, made.stderr
+    rows, evaluated, denoised, *others = map(float, made.stdout.split())
+    table = plan.table
+    assert (rows, evaluated) == (len(table.rows), table.evaluations)
+    assert denoised == pytest.approx(sum(row.step.c_denoised for row in table.rows), abs=1e-3)
+    level = -1 if plan.noise_level is None else plan.noise_level
+    assert others == pytest.approx([*plan.guidance.weights[0], level])
 
 
 def test_makes_the_picture_of_python(embed: Path, model: Path, tmp_path: Path) -> None:
