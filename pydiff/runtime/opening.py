@@ -24,19 +24,19 @@ from pydiff.weights.files import read_config
 SHIPPED = Path(__file__).parents[1] / "embedded" / "weights"  # one manifest for the stages of all models
 
 
-def open_exported(folder: str | os.PathLike[str], provider: str | None = None, name: str | None = None) -> Cascade:
+def open_exported(folder: str | os.PathLike[str], provider: str | None = None) -> Cascade:
     """A cascade from a folder that `pydiff export` wrote.
 
-    provider: what computes: "cpu" (None too), "cuda", "tensorrt", or ONNX Runtime's own name of another. name: what
-    settings call the model, by default what the manifest does. Raises ValueError, by name and before a graph is opened,
-    for a provider that is not there and for everything in the folder that is not as its manifest says.
+    provider: what computes: "cpu" (None too), "cuda", "tensorrt", or ONNX Runtime's own name of another. Raises
+    ValueError, by name and before a graph is opened, for a provider that is not there and for everything in the folder
+    that is not as its manifest says.
     """
     root = Path(os.path.realpath(folder))
     if not is_exported(root):
         raise ValueError(f"{folder} has no {MANIFEST}; expected a folder that `pydiff export` wrote")
     chosen, manifest = provider_of(provider), read_manifest(root)
     verify(root, manifest)
-    return _cascade(Exported(root, manifest, chosen), manifest.stages, name or manifest.model)
+    return _cascade(Exported(root, manifest, chosen), manifest.stages, manifest.model)
 
 
 def open_shipped(stages: Sequence[str], name: str, provider: str | None = None) -> Cascade:
