@@ -21,6 +21,7 @@ from setuptools.command.build_ext import build_ext
 CHOICES = ("auto", "none", "cpu", "cuda")
 SOURCES = [
     "csrc/bindings.cpp",
+    "csrc/program_bindings.cpp",
     "csrc/cpu/attention.cpp",
     "csrc/cpu/attention_pairs.cpp",
     "csrc/cpu/attention_plan.cpp",
@@ -28,14 +29,24 @@ SOURCES = [
     "csrc/cpu/generator.cpp",
     "csrc/cpu/group_norm_silu.cpp",
     "csrc/cpu/guided_step.cpp",
+    "csrc/cpu/normalise.cpp",
+    "csrc/cpu/product.cpp",
+    "csrc/cpu/product_tile.cpp",
     "csrc/cpu/threshold.cpp",
+    "csrc/cpu/winograd.cpp",
 ]
 HEADERS = [
+    "csrc/program_bindings.h",
     "csrc/pydiff.h",
     "csrc/cpu/attention_plan.h",
     "csrc/cpu/attention_tile.h",
+    "csrc/cpu/normalise.h",
+    "csrc/cpu/product.h",
+    "csrc/cpu/program.h",
     "csrc/cpu/simd.h",
     "csrc/cpu/threshold.h",
+    "csrc/cpu/wide.h",
+    "csrc/cpu/winograd.h",
     "csrc/cuda/guided_step.cu",
 ]
 CUDA_SOURCE = "csrc/cuda/guided_step.cu"

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cpu/simd.h"
+#include "program_bindings.h"
 #include "pydiff.h"
 
 namespace py = pybind11;
@@ -129,6 +130,7 @@ PYBIND11_MODULE(_C, m) {
     m.def("dynamic_range", &dynamic_range);
     py::class_<pydiff::Generator>(m, "Generator", py::module_local()).def(py::init<uint64_t>()).def("normal", &normal);
     m.def("simd", &simd);
+    pydiff::bind_program(m);
     m.attr("max_branches") = pydiff::kMaxBranches;
 #ifdef _OPENMP
     m.attr("openmp") = true;

@@ -199,15 +199,11 @@ PYDIFF_CLONES void interleave(const uint16_t* low, const uint16_t* high, int64_t
 }
 
 PYDIFF_CLONES void widen(const uint16_t* in, float* out, int64_t count) {
-    for (int64_t i = 0; i < count; ++i) out[i] = real(static_cast<int32_t>(uint32_t{in[i]} << 16));
+    for (int64_t i = 0; i < count; ++i) out[i] = widened(in[i]);
 }
 
 PYDIFF_CLONES void narrow(const float* in, uint16_t* out, int64_t count) {
-    for (int64_t i = 0; i < count; ++i) {
-        const uint32_t raw = static_cast<uint32_t>(bits(in[i]));
-        const uint32_t nearest = (raw + 0x7fff + ((raw >> 16) & 1)) >> 16;
-        out[i] = static_cast<uint16_t>((raw & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : nearest);
-    }
+    for (int64_t i = 0; i < count; ++i) out[i] = nearest(in[i]);
 }
 
 }  // namespace pydiff

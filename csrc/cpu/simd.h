@@ -50,6 +50,13 @@ PYDIFF_INLINE float real(int32_t raw) {
     return value;
 }
 
+// A bfloat16 as a float, and the bfloat16 nearest to a float (ties to even).
+PYDIFF_INLINE float widened(uint16_t value) { return real(static_cast<int32_t>(uint32_t{value} << 16)); }
+PYDIFF_INLINE uint16_t nearest(float value) {
+    const uint32_t raw = static_cast<uint32_t>(bits(value)), even = (raw + 0x7fff + ((raw >> 16) & 1)) >> 16;
+    return static_cast<uint16_t>((raw & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : even);
+}
+
 constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: the low bits of x + kRound hold x rounded to an integer
 
 // exp(x - k log(2)), |x - k log(2)| <= log(2) / 2: Taylor to degree 7.

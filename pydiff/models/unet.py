@@ -72,11 +72,8 @@ class UNet(Layered):
         prepared = cond if isinstance(cond, Prepared) else self.prepare(cond)
         t = torch.as_tensor(t, device=x.device)
         if not torch.compiler.is_exporting():  # where sizes are symbols
-            check_input(config, x, t, prepared, len(self.text_layers))
-        emb = self.time_embedding(self._sinusoidal(t.expand(x.shape[0]), config.block_out_channels[0]))
-        emb = emb if prepared.emb is None else emb + _told(prepared)
-        if config.time_embedding_act_fn is not None:
-            emb = ACTIVATIONS[config.time_embedding_act_fn](emb)
+            self.check(x, t, prepared)
+        emb = self.embed(t.expand(x.shape[0]), prepared)
 
         h = x.to(self.conv_in.weight.dtype)
         h = self.conv_in(2 * h - 1 if config.center_input_sample else h)
@@ -90,6 +87,19 @@ class UNet(Layered):
             h = up(h, emb, prepared, skips)
         out: Tensor = self.conv_out(norm_act(self.conv_norm_out, h, config.act_fn))
         return out.to(x.dtype)
+
+    def check(self, x: Tensor, t: Tensor, prepared: Prepared) -> None:
+        """Raises ValueError unless `forward` can take them."""
+        check_input(self.config, x, t, prepared, len(self.text_layers))
+
+    def embed(self, t: Tensor, prepared: Prepared) -> Tensor:
+        """What every residual block is told: t (B,) and what does not depend on it -> (B, E)."""
+        config = self.config
+        emb: Tensor = self.time_embedding(self._sinusoidal(t, config.block_out_channels[0]))
+        emb = emb if prepared.emb is None else emb + _told(prepared)
+        if config.time_embedding_act_fn is not None:
+            emb = ACTIVATIONS[config.time_embedding_act_fn](emb)
+        return emb
 
     def prepare(self, cond: Cond) -> Prepared:
         """Compute once what does not depend on x and t; `forward` takes the result in place of the Cond.

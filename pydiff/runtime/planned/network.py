@@ -1,0 +1,120 @@
+"""A U-Net that runs by plans: the Denoiser of a stage on the CPU."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pydiff.models.unet import UNet
+from pydiff.models.unet_config import UNetConfig
+from pydiff.nn.activations import ACTIVATIONS
+from pydiff.nn.attention import GEGLU
+from pydiff.nn.cond import Cond, Prepared
+from pydiff.nn.resnet import ResnetBlock
+from pydiff.ops import native
+from pydiff.runtime.planned.plan import Plan
+from pydiff.runtime.planned.recorder import ACTS
+from pydiff.runtime.planned.weights import Weights, fits_gate
+
+MOST_PLANS = 8  # that wait for a call of their size
+
+
+def why_not(unet: UNet) -> str | None:
+    """Why a U-Net is not run by plans; None where it is."""
+    core, weight = native.core(), unet.conv_in.weight
+    if core is None:
+        return native.why_missing()
+    if not hasattr(core, "Program"):
+        return "the processor has no AVX-512"
+    if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.bfloat16):
+        return f"its weights are {weight.dtype} on {weight.device}; plans run float32 and bfloat16 on the CPU"
+    if weight.dtype == torch.bfloat16 and not core.bfloat16_products:
+        return "the processor has no products of bfloat16"
+    return _unknown(unet)
+
+
+def _unknown(unet: UNet) -> str | None:
+    """What of its configuration plans do not know."""
+    blocks = [block for block in unet.modules() if isinstance(block, ResnetBlock)]
+    if unet.config.act_fn not in ACTS:
+        return f"its activation is {unet.config.act_fn}; plans know {', '.join(filter(None, ACTS))}"
+    if len({block.spec.skip_embed_act for block in blocks}) > 1:
+        return "some of its residual blocks activate what they are told, and some do not"
+    if not all(fits_gate(block.proj) for block in unet.modules() if isinstance(block, GEGLU)):
+        return "its gated layers are no multiple of 32 wide"
+    odd = [c for c in unet.config.block_out_channels if c % 2]
+    return f"it has levels of {odd} channels; plans take even numbers" if odd else None
+
+
+def planned(unet: UNet) -> UNet | PlannedUNet:
+    """The U-Net run by plans where it can be, else as it is."""
+    return unet if why_not(unet) is not None else PlannedUNet(unet)
+
+
+class PlannedUNet:
+    """See `pydiff.networks.Denoiser`. Weights are packed at the first call; every size of x has a plan of its own, and
+    as many as calls run at once. Calls that need gradients, or put residual branches of other rows in a block's place
+    (plug-and-play), are run by the module itself."""
+
+    def __init__(self, module: UNet) -> None:
+        self.module = module
+        self._weights = Weights(module.conv_in.weight.dtype)
+        self._idle: list[tuple[tuple[int, ...], Plan]] = []
+        self._lock = threading.Lock()
+        self._activated = any(block.spec.skip_embed_act for block in module.modules() if isinstance(block, ResnetBlock))
+
+    @property
+    def config(self) -> UNetConfig:
+        return self.module.config
+
+    @property
+    def like(self) -> Tensor:
+        return self.module.like
+
+    @property
+    def reads_text(self) -> bool:
+        return self.module.reads_text
+
+    @property
+    def attention(self) -> Mapping[str, str]:
+        return self.module.attention
+
+    @property
+    def residual_layers(self) -> Sequence[str]:
+        return self.module.residual_layers
+
+    def prepare(self, cond: Cond) -> Prepared:
+        return self.module.prepare(cond)
+
+    def __call__(self, x: Tensor, t: Tensor, prepared: Any, /) -> Tensor:
+        features = prepared.edit is not None and prepared.edit.features is not None
+        if features or torch.is_grad_enabled():
+            return self.module(x, t, prepared)
+        self.module.check(x, t, prepared)
+        emb = self.module.embed(t.expand(x.shape[0]), prepared)
+        emb = emb if self._activated else ACTIVATIONS[self.config.act_fn](emb)
+        given = 2 * x - 1 if self.config.center_input_sample else x
+        tokens = prepared.text[0][0].shape[2] if prepared.text else 0
+        with self._plan((*x.shape, tokens)) as plan:
+            return plan.run(given, emb, prepared).to(x.dtype)
+
+    @contextmanager
+    def _plan(self, size: tuple[int, ...]) -> Iterator[Plan]:
+        """An idle plan of this size, or a new one; the one that waited longest makes room."""
+        with self._lock:
+            found = next((index for index, (of, _) in enumerate(self._idle) if of == size), None)
+            plan = None if found is None else self._idle.pop(found)[1]
+            if plan is None:
+                batch, channels, height, width, tokens = size
+                plan = Plan(self.module, self._weights, (batch, channels, height, width), tokens)
+        try:
+            yield plan
+        finally:
+            with self._lock:
+                self._idle.append((size, plan))
+                del self._idle[:-MOST_PLANS]

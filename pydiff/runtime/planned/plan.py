@@ -1,0 +1,198 @@
+"""The plan of one U-Net for one size: its steps, its memory, and where x, the conditioning and the result are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from pydiff.models.unet import UNet
+from pydiff.nn.attend import attend_pixels, attend_text
+from pydiff.nn.attention import JointAttention
+from pydiff.nn.blocks import DownBlock, UpBlock
+from pydiff.nn.cond import Prepared
+from pydiff.nn.edit import AttentionEdit
+from pydiff.nn.resnet import Downsample, ResnetBlock, Upsample
+from pydiff.runtime.planned.blocks import Context, attention, downsample, resnet, upsample
+from pydiff.runtime.planned.memory import View
+from pydiff.runtime.planned.recorder import ACTS, Attend, Ending, Head, Recorder, heads_of
+from pydiff.runtime.planned.weights import Weights
+
+
+class Plan:
+    """x (B, C, height, width), T tokens: used by one call at a time."""
+
+    def __init__(self, unet: UNet, weights: Weights, shape: tuple[int, int, int, int], tokens: int) -> None:
+        batch, channels, height, width = shape
+        r = Recorder(weights)
+        self.tokens, self.layers = tokens, unet.text_layers
+        self.x = r.new((batch, height, width, channels), kept=True)
+        self.emb = r.new((batch, 1, 1, unet.config.embed_dim), kept=True)
+        self.bias = r.bias = r.new((batch, 1, 1, tokens), torch.float32, kept=True) if tokens else None
+        self.text = list(_text_views(r, unet, shape, tokens))
+        context = Context(_told(r, unet, self.emb), dict(zip(self.layers, self.text, strict=True)), tokens)
+        self.out = _record(r, unet, self.x, context)
+        self.attends: list[Attend] = r.attends
+        self.program, self.arena = r.written()
+        self.bound: Prepared | None = None
+
+    def run(self, x: Tensor, emb: Tensor, prepared: Prepared) -> Tensor:
+        """emb (B, E), activated -> the prediction (B, C_out, height, width) in float32."""
+        self.arena.tensor(self.x).copy_(x.permute(0, 2, 3, 1))
+        self.arena.tensor(self.emb)[:, 0, 0].copy_(emb)
+        self._bind(prepared)
+        if prepared.edit is None:
+            self._steps(0, len(self.program))
+        else:
+            self._edited(prepared.edit, prepared.bias)
+        return self.arena.tensor(self.out).permute(0, 3, 1, 2).clone()
+
+    def _steps(self, first: int, last: int) -> None:
+        self.program.run(first, last, torch.get_num_threads())
+
+    def _edited(self, edit: AttentionEdit, bias: Tensor | None) -> None:
+        """The same, with the layers of attention run as the edit says."""
+        done = 0
+        for attend in self.attends:
+            self._steps(done, attend.step)
+            q, k, v, out = (heads_of(view, attend.heads, self.arena) for view in attend[4:8])
+            if attend.kind == "pixels":
+                out.copy_(attend_pixels(q, k, v, edit, attend.name))
+            else:
+                out.copy_(attend_text(q, k, v, bias if attend.masked else None, edit, attend.name))
+            done = attend.step + 1
+        self._steps(done, len(self.program))
+
+    def _bind(self, prepared: Prepared) -> None:
+        """Copy the text's keys, values and biases to where the steps read them."""
+        if self.bound is not None and self.bound.text is prepared.text and self.bound.bias is prepared.bias:
+            return
+        for layer, view, (k, v) in zip(self.layers, self.text, prepared.text, strict=True):
+            both = self.arena.tensor(view)[:, 0, : self.tokens].unflatten(2, (2, layer.heads, -1))
+            both.copy_(torch.stack((k, v), 2).permute(0, 3, 2, 1, 4))  # (B, T, 2, heads, d)
+        if self.bias is not None:
+            bias = self.arena.tensor(self.bias)[:, 0, 0]
+            bias.zero_() if prepared.bias is None else bias.copy_(prepared.bias[:, 0, 0])
+        self.bound = prepared
+
+
+def _text_views(r: Recorder, unet: UNet, shape: tuple[int, int, int, int], tokens: int) -> Iterator[View]:
+    """Where each layer that reads text finds its keys and values, with room for the pixels' in joint attention."""
+    sizes = dict(_sizes(unet, shape[2:]))
+    for layer in unet.text_layers:
+        pixels = 0
+        if isinstance(layer, JointAttention) and not layer.only_text:
+            height, width = sizes[layer]
+            pixels = height * width
+        width = layer.to_q.out_features  # type: ignore[union-attr]  # which both of its kinds have
+        yield r.new((shape[0], 1, tokens + pixels, 2 * width), kept=True)
+
+
+def _sizes(unet: UNet, size: tuple[int, int]) -> Iterator[tuple[nn.Module, tuple[int, int]]]:
+    """The height and width that every block of attention sees."""
+    levels = [size]
+    for down in unet.down_blocks:
+        assert isinstance(down, DownBlock)
+        yield from ((block, levels[-1]) for block in down.attentions)
+        for downsampler in down.downsamplers:
+            levels.append(_halved(downsampler, levels[-1]))
+    if unet.mid_block is not None:
+        yield from ((block, levels[-1]) for block in unet.mid_block.attentions)
+    for up in unet.up_blocks:
+        assert isinstance(up, UpBlock)
+        yield from ((block, levels[-1]) for block in up.attentions)
+        if up.upsamplers:
+            levels.pop()
+
+
+def _halved(block: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
+    up = isinstance(block, Downsample) and block.padding > 0
+    return (size[0] + up) // 2, (size[1] + up) // 2
+
+
+def _record(r: Recorder, unet: UNet, x: View, context: Context) -> View:
+    """The U-Net's forward, from x to the prediction in float32."""
+    widths = _widths(unet)  # of what stands beside each skip, in the order that skips are made
+    joined: list[View] = []
+
+    def skip(made: int, size: tuple[int, int]) -> View:
+        """Where a skip of so many channels goes: behind the channels of what will stand beside it."""
+        beside = widths[len(joined)]
+        joined.append(r.new((x.grid[0], *size, beside + made)))
+        return joined[-1].columns(beside, beside + made)
+
+    size = x.grid[1:]
+    h = r.conv(x, unet.conv_in, out=skip(unet.conv_in.out_channels, size))
+    for down in unet.down_blocks:
+        assert isinstance(down, DownBlock)
+        for index, block in enumerate(down.resnets):
+            to = skip(block.conv2.out_channels, size)
+            h = resnet(r, block, h, context, None, None if down.attentions else to)
+            h = attention(r, down.attentions[index], h, context, to) if down.attentions else h
+        for block in down.downsamplers:
+            size = _halved(block, size)
+            to = skip(h.channels, size)
+            h = downsample(r, block, h, to) if isinstance(block, Downsample) else resnet(r, block, h, context, None, to)
+    h = _middle(r, unet, h, context, joined)
+    return _up(r, unet, h, context, joined)
+
+
+def _middle(r: Recorder, unet: UNet, h: View, context: Context, joined: list[View]) -> View:
+    mid = unet.mid_block
+    if mid is None:
+        return r.normalise(h, None, out=joined[-1].columns(0, h.channels))
+    for index, block in enumerate(mid.resnets):
+        if index:
+            h = attention(r, mid.attentions[index - 1], h, context, None) if mid.attentions else h
+        last = index == len(mid.resnets) - 1
+        h = resnet(r, block, h, context, None, joined[-1].columns(0, h.channels) if last else None)
+    return h
+
+
+def _up(r: Recorder, unet: UNet, h: View, context: Context, joined: list[View]) -> View:
+    """joined: for every residual block on the way up, last first, what it reads: x, whose place is filled by what was
+    recorded last, and the skip beside it."""
+    for up in unet.up_blocks:
+        assert isinstance(up, UpBlock)
+        for index, block in enumerate(up.resnets):
+            whole = joined.pop()
+            ends = index == len(up.resnets) - 1
+            follows = joined and not (ends and up.upsamplers)
+            to = joined[-1].columns(0, block.conv2.out_channels) if follows else None
+            h = resnet(r, block, whole, context, None, None if up.attentions else to)
+            h = attention(r, up.attentions[index], h, context, to) if up.attentions else h
+        for block in up.upsamplers:
+            size, to = joined[-1].grid[1:], joined[-1].columns(0, h.channels)
+            if isinstance(block, Upsample):
+                h = upsample(r, block, h, size, to)
+            else:
+                h = resnet(r, block, h, context, size, to)
+    head = Head(r.statistics(h, unet.conv_norm_out), ACTS[unet.config.act_fn])
+    out = r.new((*h.grid, unet.conv_out.out_channels), torch.float32, kept=True)
+    return r.conv(h, unet.conv_out, head=head, out=out)
+
+
+def _widths(unet: UNet) -> list[int]:
+    """Channels of what stands beside each skip on the way up, for the skips in the order that they are made."""
+    skips = [unet.conv_in.out_channels]
+    for down in unet.down_blocks:
+        channels = [block.conv2.out_channels for block in down.resnets]  # type: ignore[union-attr]
+        skips += channels + channels[-1:] * len(down.downsamplers)  # type: ignore[arg-type]
+    ins = [block.conv1.in_channels for up in unet.up_blocks for block in up.resnets]  # type: ignore[union-attr]
+    return [whole - skip for whole, skip in zip(reversed(ins), skips, strict=True)]
+
+
+def _told(r: Recorder, unet: UNet, emb: View) -> dict[ResnetBlock, View]:
+    """What every residual block is told, by one product."""
+    blocks = [block for block in unet.modules() if isinstance(block, ResnetBlock) and block.time_emb_proj is not None]
+    packed = r.weights.linear(*(block.time_emb_proj for block in blocks if block.time_emb_proj is not None))
+    out = r.new((*emb.grid, packed.outputs), torch.float32)
+    r.product(emb, packed, Ending(), out)
+    told, first = {}, 0
+    for block in blocks:
+        assert block.time_emb_proj is not None
+        last = first + block.time_emb_proj.out_features
+        told[block] = out.columns(first, last)
+        first = last
+    return told

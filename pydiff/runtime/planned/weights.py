@@ -1,0 +1,112 @@
+"""Weights as the core's products read them: panels of 64 columns, in bfloat16 pairs of rows together."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+PANEL, VECTOR = 64, 16
+POINTS = 16  # of Winograd's F(2x2, 3x3)
+
+
+class Packed(NamedTuple):
+    """weights, packed; bias (outputs,) float32; outputs: columns that count; depth: numbers read per tap."""
+
+    weights: Tensor
+    bias: Tensor | None
+    outputs: int
+    depth: int
+
+
+def pack(matrix: Tensor, dtype: torch.dtype) -> Tensor:
+    """(outputs, inner), inner even in bfloat16 -> panel by panel (inner, 64), the last one as wide as it needs, or in
+    bfloat16 (inner / 2, 64, 2)."""
+    outputs, inner = matrix.shape
+    padded = F.pad(matrix.to(dtype), (0, 0, 0, -outputs % VECTOR))
+    packed = torch.empty(padded.numel(), dtype=dtype)
+    whole = len(padded) // PANEL * PANEL
+    _fill(packed[: whole * inner], padded[:whole], PANEL)
+    _fill(packed[whole * inner :], padded[whole:], len(padded) - whole)
+    return packed
+
+
+def _fill(packed: Tensor, rows: Tensor, width: int) -> None:
+    """Panels of so many columns."""
+    if not len(rows):
+        return
+    inner = rows.shape[1]
+    if rows.dtype == torch.bfloat16:
+        packed.view(-1, inner // 2, width, 2).copy_(rows.view(-1, width, inner // 2, 2).transpose(1, 2))
+    else:
+        packed.view(-1, inner, width).copy_(rows.view(-1, width, inner).mT)
+
+
+def _bias(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else bias.detach().float().contiguous()
+
+
+class Weights:
+    """The packed weights of one network, each made when it is first asked for, and kept."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self.made: dict[tuple[object, ...], Packed] = {}
+
+    def linear(self, *layers: nn.Linear | nn.Conv2d) -> Packed:
+        """Layers over the same input, their outputs one after the other."""
+        key = ("linear", *layers)
+        if key not in self.made:
+            matrix = torch.cat([layer.weight.detach().flatten(1) for layer in layers])
+            biases = [torch.zeros(len(one.weight)) if one.bias is None else one.bias.float() for one in layers]
+            bias = None if all(layer.bias is None for layer in layers) else torch.cat(biases)
+            self.made[key] = self._packed(matrix, bias, matrix.shape[1])
+        return self.made[key]
+
+    def gated(self, layer: nn.Linear) -> Packed:
+        """A layer whose second half of outputs gates the first: 32 columns of one, then their 32 gates."""
+        key = ("gated", layer)
+        if key not in self.made:
+            half = len(layer.weight) // 2
+            order = torch.arange(2 * half).view(2, half // (PANEL // 2), PANEL // 2).transpose(0, 1).flatten()
+            bias = None if layer.bias is None else layer.bias[order]
+            self.made[key] = self._packed(layer.weight.detach()[order], bias, layer.in_features)
+        return self.made[key]
+
+    def taps(self, conv: nn.Conv2d, depth: int) -> Packed:
+        """A convolution, tap by tap over `depth` channels, of which those that the convolution lacks are zeros."""
+        key = ("taps", conv, depth)
+        if key not in self.made:
+            weight = F.pad(conv.weight.detach().permute(0, 2, 3, 1), (0, depth - conv.in_channels))  # (O, kh, kw, C)
+            self.made[key] = self._packed(weight.flatten(1), conv.bias, depth)
+        return self.made[key]
+
+    def points(self, conv: nn.Conv2d) -> Packed:
+        """A 3x3 convolution as G g G^T (Lavin and Gray 2016, equation 8): 16 matrices."""
+        key = ("points", conv)
+        if key not in self.made:
+            g = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+            weight = conv.weight.detach().float()
+            columns = torch.tensordot(g, weight.permute(2, 3, 0, 1), 1)  # (4, 3, O, C)
+            points = [pack(torch.tensordot(g[j], columns[i], 1), self.dtype) for i in range(4) for j in range(4)]
+            self.made[key] = Packed(torch.cat(points), _bias(conv.bias), *weight.shape[:2])
+        return self.made[key]
+
+    def norm(self, norm: nn.GroupNorm | nn.LayerNorm) -> tuple[Tensor | None, Tensor | None]:
+        """Weight and bias in float32."""
+        key = ("norm", norm)
+        if key not in self.made:
+            weight, bias = _bias(norm.weight), _bias(norm.bias)
+            self.made[key] = Packed(torch.empty(0) if weight is None else weight, bias, 0, 0)
+        made = self.made[key]
+        return (made.weights if len(made.weights) else None), made.bias
+
+    def _packed(self, matrix: Tensor, bias: Tensor | None, depth: int) -> Packed:
+        return Packed(pack(matrix, self.dtype), _bias(bias), len(matrix), depth)
+
+
+def fits_gate(layer: nn.Linear) -> bool:
+    """Whether `Weights.gated` can pack it."""
+    return layer.out_features % PANEL == 0
