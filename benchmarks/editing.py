@@ -21,13 +21,13 @@ from torch import Tensor
 import pydiff
 from benchmarks.materialised import Maps, Processor
 from benchmarks.measure import Table, interleaved, peak_memory
+from benchmarks.workloads import SD15, WEIGHTS, random_weights
 from pydiff.pipeline import EMBEDDED
 from pydiff.tasks.columns import prompt_columns
 from pydiff.tasks.edit import borrowing
 from pydiff.tasks.edit_options import EditOptions
 from pydiff.tasks.words import make_words
 
-WEIGHTS = Path(pydiff.__file__).parent / "embedded" / "weights"
 TOLERANCE = 2e-3  # of latents of about 1, in float32
 GUIDANCE, SEED = 5.0, 7
 OPTIONS: dict[str, Any] = {"cross_replace": 0.8, "self_replace": 0.4, "pooled_replace": 0.0, "spatial_replace": 0.0}
@@ -71,8 +71,8 @@ def stable_diffusion(folder: Path) -> Model:
     vae = {"block_out_channels": (8,) * 4, "down_block_types": ("DownEncoderBlock2D",) * 4}
     pipeline: Any = diffusers.StableDiffusionPipeline(
         vae=makers.vae(**vae, up_block_types=("UpDecoderBlock2D",) * 4),
-        unet=_random(diffusers.UNet2DConditionModel(cross_attention_dim=768, sample_size=32)),
-        text_encoder=_random(CLIPTextModel(text)),
+        unet=random_weights(diffusers.UNet2DConditionModel(**SD15)),
+        text_encoder=random_weights(CLIPTextModel(text)),
         tokenizer=makers.tokenizer(folder / "tokenizer"),
         scheduler=makers.scheduler("ddim"),
         safety_checker=None,
@@ -81,17 +81,6 @@ def stable_diffusion(folder: Path) -> Model:
     )
     pipeline.save_pretrained(folder)
     return model
-
-
-def _random(network: Any) -> Any:
-    """Weights of trained scale: a layer's outputs have the variance of its inputs."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for weight in network.parameters():
-            if weight.ndim > 1:
-                spread = weight.shape[1:].numel() ** -0.5
-                weight.uniform_(-spread, spread, generator=generator)
-    return network.eval()
 
 
 def pydiff_maker(model: Model, contender: str) -> Maker:

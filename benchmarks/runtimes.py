@@ -1,8 +1,8 @@
-"""What runs the same networks at which cost: `python -m benchmarks.runtimes`.
+"""What runs the embedded cascade at which cost: `python -m benchmarks.runtimes`.
 
-pydiff on torch and on ONNX Runtime, diffusers eager and compiled by torch.compile, and OpenVINO on
-the same ONNX file, all in float32: per network call, per run, per process, and what is installed for it. Outputs are
-compared with pydiff's on torch before a time is printed.
+pydiff on torch and on ONNX Runtime, diffusers eager and compiled by torch.compile, in float32: per run, per process,
+and what is installed for it. Pictures are compared with pydiff's on torch before a time is printed. Single calls of
+networks are those of `python -m benchmarks.networks`.
 """
 
 from __future__ import annotations
@@ -21,28 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import pydiff
 from benchmarks.measure import Table, Times, interleaved, machine, write_json
-from benchmarks.tasks import PROMPT, SEED, WEIGHTS, Maker, make_diffusers
-from pydiff.cascade import Stage
-from pydiff.diffusion.config import sampler_from_scheduler_config
-from pydiff.export.graphs import unet_network
-from pydiff.export.write import plain, plain_graph, save, trace
-from pydiff.models.unet import UNet, UNetConfig
-from pydiff.nn.cond import Cond
-from pydiff.pipeline import EMBEDDED
-from pydiff.runtime.manifest import Graph
-from pydiff.runtime.sessions import Session, provider_of
+from benchmarks.tasks import PROMPT, SEED, Maker, make_diffusers
 
-CALL_TOLERANCE = 1e-3  # of what a network makes, beside its largest value
 RUN_TOLERANCE = 2 / 255
 EAGER, COMPILED, OPENVINO = "diffusers eager", "diffusers compiled", "OpenVINO"
 TORCH, ONNX = "pydiff torch", "pydiff ONNX Runtime"
-SD15 = {"cross_attention_dim": 768, "attention_head_dim": 8, "block_out_channels": (320, 640, 1280, 1280)}
 PACKAGES = {
     TORCH: ("torch", "numpy", "array-api-compat", "pillow", "safetensors", "tokenizers", "tqdm"),
     ONNX: ("onnxruntime", "numpy", "array-api-compat", "pillow", "safetensors", "tokenizers", "tqdm"),
@@ -59,89 +47,6 @@ print(time.perf_counter() - began, usage.ru_utime + usage.ru_stime, usage.ru_max
 sys.exit(bool(status))
 """
 Call = Callable[[], Any]
-
-
-def calls(model: str, home: Path) -> tuple[dict[str, Call], list[str]]:
-    """One network call of each contender, of the guided batch of one picture; and who could not be asked, and why."""
-    theirs, path, graph, x, text = (embedded if model == "embedded" else stable_diffusion)(home)
-    ours = UNet(UNetConfig.from_dict(dict(theirs.config))).eval()
-    ours.load_state_dict(theirs.state_dict())
-    ours.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    inputs = {
-        "sample": x.numpy(),
-        "timestep": np.full(len(x), 500, np.float32),
-        "encoder_hidden_states": text.numpy(),
-        "encoder_attention_mask": np.ones(text.shape[:2], np.float32),
-    }
-    prepared, laid = ours.prepare(Cond(text)), x.contiguous(memory_format=torch.channels_last)
-    compiled = torch.compile(theirs)
-    made: dict[str, Call] = {
-        TORCH: lambda: ours(laid, torch.tensor(500), prepared).numpy(),
-        ONNX: partial(_first, Session(path, graph, provider_of(None)), inputs),
-        EAGER: lambda: theirs(x, 500, text).sample.numpy(),
-        COMPILED: lambda: compiled(x, 500, text).sample.numpy(),
-    }
-    try:
-        made[OPENVINO] = openvino_call(path, inputs)
-    except Exception as error:  # whatever a library does that does not run here
-        return made, [f"{OPENVINO}: {type(error).__name__}: {str(error).splitlines()[0]}"]
-    return made, []
-
-
-def _first(session: Session, inputs: Mapping[str, Any]) -> Any:
-    return session(inputs, ["out_sample"])[0]
-
-
-def openvino_call(path: Path, inputs: Mapping[str, Any]) -> Call:
-    """The graph compiled by OpenVINO, in float32: by itself it would compute in bfloat16 where the processor can."""
-    import openvino
-
-    hints = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-    core = openvino.Core()
-    graph = core.read_model(path)
-    graph.reshape({name: list(value.shape) for name, value in inputs.items()})
-    request = core.compile_model(graph, "CPU", hints).create_infer_request()
-
-    def call() -> Any:
-        return request.infer(dict(inputs))["out_sample"]
-
-    return call
-
-
-def embedded(home: Path) -> tuple[Any, Path, Graph, torch.Tensor, torch.Tensor]:
-    """diffusers' network, its graph, x and text: the embedded base stage."""
-    from diffusers import UNet2DConditionModel
-
-    theirs = UNet2DConditionModel.from_pretrained(WEIGHTS / EMBEDDED[0] / "unet")  # in evaluation mode
-    return theirs, *_graph_of(theirs, home), torch.randn(2, 3, 64, 64), torch.randn(2, 77, 128)
-
-
-def stable_diffusion(home: Path) -> tuple[Any, Path, Graph, torch.Tensor, torch.Tensor]:
-    """The same of Stable Diffusion 1.5's configuration with random weights, for pictures of 256x256."""
-    from diffusers import UNet2DConditionModel
-
-    theirs: Any = UNet2DConditionModel(**SD15)
-    theirs.eval()
-    return theirs, *_graph_of(theirs, home), torch.randn(2, 4, 32, 32), torch.randn(2, 77, 768)
-
-
-def _graph_of(theirs: Any, home: Path) -> tuple[Path, Graph]:
-    unet = UNet(UNetConfig.from_dict(dict(theirs.config))).eval()
-    unet.load_state_dict(theirs.state_dict(), assign=True)
-    sampling = sampler_from_scheduler_config({"_class_name": "DDIMScheduler"})
-    network = unet_network(Stage(unet, sampling, (64, 64), pydiff.load().cascade.stages[0].defaults))
-    path = home / "unet.onnx"
-    save(plain(trace(network), network.graph), path)
-    return path, plain_graph(network.graph)
-
-
-def call_table(model: str, rounds: int) -> tuple[Table, list[str]]:
-    table = Table(f"one network call, {model}, guided batch of one picture, float32", ("runtime", "s", "ratio"))
-    with tempfile.TemporaryDirectory() as home, torch.inference_mode():
-        contenders, missing = calls(model, Path(home))
-        check({name: call() for name, call in contenders.items()}, CALL_TOLERANCE)
-        add(table, (), interleaved(contenders, rounds))
-    return table, missing
 
 
 def run_table(sizes: list[int], rounds: int) -> Table:
@@ -253,20 +158,15 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def measured(arguments: argparse.Namespace, absent: list[str]) -> Iterator[Table]:
-    """Tables as they are made; who could not be asked is added to absent."""
+def measured(arguments: argparse.Namespace) -> Iterator[Table]:
+    """Tables as they are made."""
     yield size_table()
     yield process_table(arguments.sizes, arguments.rounds)
     yield run_table(arguments.sizes, arguments.rounds)
-    for model in arguments.models:
-        table, missing = call_table(model, arguments.rounds)
-        absent += missing
-        yield table
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.runtimes", description=__doc__)
-    parser.add_argument("--models", nargs="+", default=["embedded", "sd15"], choices=("embedded", "sd15"))
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 256], help="pictures of the embedded cascade")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved repetitions")
     parser.add_argument("--json", type=Path, help="also write the figures here")
@@ -277,12 +177,10 @@ def main() -> None:
         return
     began = time.perf_counter()
     print(machine())
-    tables, absent = list[Table](), list[str]()
-    for table in measured(arguments, absent):
+    tables = list[Table]()
+    for table in measured(arguments):
         print(table, flush=True)
         tables.append(table)
-    for line in absent:
-        print(f"not there: {line}")
     print(f"in {time.perf_counter() - began:.0f} s")
     if arguments.json:
         write_json(arguments.json, tables)

@@ -25,12 +25,12 @@ import pydiff
 from benchmarks import editing, inpainting
 from benchmarks.measure import Table, interleaved, machine, write_json
 from benchmarks.measure import peak_memory as resident_peak
+from benchmarks.workloads import WEIGHTS
 from pydiff.pipeline import EMBEDDED
 from pydiff.tasks.generate import generate
 from pydiff.tasks.request import Call
 from pydiff.tasks.run import states
 
-WEIGHTS = Path(pydiff.__file__).parent / "embedded" / "weights"
 PROMPT = "a red circle left of a blue square on a white background"
 SEED = 7
 TOLERANCE = 5e-4
