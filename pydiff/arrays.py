@@ -1,7 +1,8 @@
-"""Arrays of two kinds: torch's tensors, and NumPy's arrays where an exported model runs without torch.
+"""Arrays of three kinds: torch's tensors, and where an exported model runs without torch NumPy's arrays, or CuPy's in
+a GPU's memory.
 
-Code that serves both keeps to the operators, indexing and attributes that both have, takes functions from
-`namespace(x)` (the array API standard, https://data-apis.org/array-api), and from here what the standard leaves out.
+Code that serves all keeps to the operators, indexing and methods that all have, takes functions from `namespace(x)`
+(the array API standard, https://data-apis.org/array-api), and from here what the standard leaves out.
 Host values (tables, masks, pictures from files) are NumPy's, and become the engine's kind by `like` or `placed`.
 """
 
@@ -14,15 +15,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from pydiff.gpu import from_host, is_on_gpu, to_host
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-Array: TypeAlias = "Tensor"  # what both kinds share is checked as torch's
+Array: TypeAlias = "Tensor"  # what all kinds share is checked as torch's
 
 
 def namespace(*arrays: Any) -> Any:
     """The functions of the array API standard for arrays of one kind: concat, stack, where, clip, permute_dims, ..."""
-    if not any(map(is_torch, arrays)):
+    if not any(is_torch(one) or is_on_gpu(one) for one in arrays):
         return np  # which has them itself, from 2.0 on
     import array_api_compat
 
@@ -36,13 +39,13 @@ def is_torch(value: Any) -> bool:
 
 
 def is_array(value: Any) -> bool:
-    """Whether it is an array of either kind."""
-    return isinstance(value, np.ndarray) or is_torch(value)
+    """Whether it is an array of any kind."""
+    return isinstance(value, np.ndarray) or is_torch(value) or is_on_gpu(value)
 
 
 def is_floating(x: Any) -> bool:
     """Whether an array holds floats."""
-    return x.dtype.kind == "f" if isinstance(x, np.ndarray) else x.is_floating_point()
+    return x.is_floating_point() if is_torch(x) else x.dtype.kind == "f"
 
 
 def wide(x: Array) -> Array:
@@ -58,10 +61,14 @@ def cast(x: Array, dtype: Any) -> Array:
 
 
 def placed(value: Any, x: Array) -> Array:
-    """A value (an array of either kind, numbers, nested lists of them) as an array of x's kind, where x is."""
+    """A value (an array of any kind, numbers, nested lists of them) as an array of x's kind, where x is."""
+    if is_on_gpu(x):
+        with inference(x):
+            return value if is_on_gpu(value) else from_host(on_host(value))
     if not is_torch(x):
         return on_host(value)  # type: ignore[return-value]
     torch = sys.modules["torch"]
+    value = on_host(value) if is_on_gpu(value) else value
     if isinstance(value, np.ndarray) and not value.flags.writeable:
         value = value.copy()
     made: Array = torch.as_tensor(value).to(x.device)
@@ -74,12 +81,14 @@ def like(value: Any, x: Array) -> Array:
 
 
 def hosted(value: Any, x: Array) -> Array:
-    """A value as an array of x's kind, on the host."""
+    """A value as an array of x's kind, on the host, where CuPy's kind is NumPy's."""
     return placed(value, sys.modules["torch"].empty(0)) if is_torch(x) else on_host(value)  # type: ignore[return-value]
 
 
 def on_host(x: Any) -> NDArray[Any]:
-    """A NumPy array of either kind's values; bfloat16, which NumPy lacks, becomes float32."""
+    """A NumPy array of any kind's values; bfloat16, which NumPy lacks, becomes float32."""
+    if is_on_gpu(x):
+        return to_host(x)
     if not is_torch(x):
         return np.asarray(x)
     x = x.detach().cpu()
@@ -91,7 +100,10 @@ def expand(x: Array, rows: int) -> Array:
     return namespace(x).broadcast_to(x, (rows, *x.shape[1:]))
 
 
-def inference() -> AbstractContextManager[Any]:
-    """Without gradients, where there is torch."""
+def inference(x: Array | None = None) -> AbstractContextManager[Any]:
+    """Without gradients, where there is torch; on the GPU that x is on, if it is CuPy's."""
+    if is_on_gpu(x):
+        here: Any = x
+        return here.device
     torch = sys.modules.get("torch")
     return nullcontext() if torch is None else torch.inference_mode()

@@ -213,7 +213,7 @@ def run(legs: Sequence[Leg], *, decode: bool = True) -> Iterator[State]:
         picture: Array | None = None
         last = index == len(legs) - 1
         walk = _walk(index, len(legs), leg, before, decode or not last)
-        while (state := _next(walk)) is not None:
+        while (state := _next(walk, leg.plan.stage.unet.like)) is not None:
             heat = heat if state.heat is None else state.heat
             yield state._replace(heat=heat)
             picture = state.picture
@@ -222,9 +222,9 @@ def run(legs: Sequence[Leg], *, decode: bool = True) -> Iterator[State]:
         before = picture
 
 
-def _next(walk: Iterator[State]) -> State | None:
-    """The state after the next step, which is taken without gradients; None after the last."""
-    with inference():
+def _next(walk: Iterator[State], like: Array) -> State | None:
+    """The state after the next step, which is taken without gradients, where `like` is; None after the last."""
+    with inference(like):
         return next(walk, None)
 
 
@@ -261,7 +261,8 @@ class Network:
     """A stage's network as the loop sees it: x, t and branches in, predictions out. What stays is computed once."""
 
     def __init__(self, plan: StagePlan, start: Start) -> None:
-        self.stage, self.start, self.windows = plan.stage, start, plan.windows
+        self.stage, self.start = plan.stage, start
+        self.windows = None if plan.windows is None else plan.windows.beside(start.x)
         self.last_t = plan.table.rows[-1].t
         self.levels = {row.t: row.level for row in plan.table.rows if row.evaluate}
         self.prepared: dict[tuple[Any, ...], list[tuple[slice, Any]]] = {}

@@ -33,8 +33,9 @@ UNREADABLE = (
 
 
 def to_unit(x: Given) -> Array:
-    """Pictures (B, 3, H, W) from [-1, 1] to [0, 1], clipped, in float32."""
-    unit: Array = cast(x, namespace(x).float32) / 2 + 0.5  # type: ignore[arg-type]
+    """Pictures (B, 3, H, W) from [-1, 1] to [0, 1], clipped, in float32; CuPy's come to the host."""
+    given: Any = x if is_torch(x) else on_host(x)
+    unit: Array = cast(given, namespace(given).float32) / 2 + 0.5
     return unit.clip(0, 1)
 
 

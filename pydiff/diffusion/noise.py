@@ -6,7 +6,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pydiff.arrays import Array, is_torch, namespace
+import numpy as np
+
+from pydiff.arrays import Array, is_torch, placed
 from pydiff.ops.generator import Generator
 
 if TYPE_CHECKING:
@@ -34,14 +36,15 @@ class Noise:
 
     def __call__(self, shape: Sequence[int], *, like: Array) -> Array:
         """shape is that of one picture, (C, H, W); returns (B, C, H, W) of the kind and type of `like`, where it is.
-        Raises ValueError for NumPy arrays from a torch.Generator."""
+        CuPy's is drawn on the host and copied once. Raises ValueError for arrays that are not torch's from a
+        torch.Generator."""
         if is_torch(like):
             return self._torch(shape, like)
         self.generators = [Generator(one) if isinstance(one, int) else one for one in self.generators]
         if any(is_torch_generator(one) for one in self.generators):
             raise ValueError("seeds holds a torch.Generator, but this model runs without torch; give integers")
         drawn = [one.normal((1, *shape), dtype=like.dtype) for one in self.generators]
-        return namespace(like).concat(drawn)
+        return placed(np.concatenate(drawn), like)
 
     def _torch(self, shape: Sequence[int], like: Array) -> Array:
         import torch

@@ -18,7 +18,7 @@ class Side(NamedTuple):
     counts at each of its places; at every place of the side they sum to 1."""
 
     starts: tuple[int, ...]
-    shares: NDArray[np.float64]
+    shares: NDArray[np.float64] | Array
 
 
 class Windows(NamedTuple):
@@ -34,6 +34,11 @@ class Windows(NamedTuple):
     def size(self) -> tuple[int, int]:
         """Height and width of each window."""
         return self.height.shares.shape[1], self.width.shares.shape[1]
+
+    def beside(self, x: Array) -> Windows:
+        """The same, their shares in arrays of x's kind, where x is, in float32 at least."""
+        moved = [side._replace(shares=like(side.shares, wide(x[:0]))) for side in self]
+        return Windows(*moved)
 
     def split(self, x: Array) -> Array:
         """x (B, C, H, W) -> (N B, C, h, w), window by window."""

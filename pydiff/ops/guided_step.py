@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pydiff.arrays import Array, cast, is_torch, namespace
+from pydiff.gpu import is_on_gpu
 from pydiff.ops import native
 from pydiff.ops.guided_step_call import PREDICTION_TYPES, THRESHOLDS, Call, Paste, Step, Threshold, prepare
 
@@ -77,6 +78,8 @@ def guided_step_reference(
 
 def quantile(values: Array, percentile: float) -> Array:
     """The quantile along axis 1 with linear interpolation, values (B, n) of any n; returns (B,)."""
+    if is_on_gpu(values):
+        return _ranked(values, percentile)
     if not is_torch(values):
         return np.quantile(values, percentile, axis=1)  # type: ignore[return-value]
     import torch
@@ -87,6 +90,16 @@ def quantile(values: Array, percentile: float) -> Array:
     below, above = (values.kthvalue(int(k) + 1, dim=1).values for k in (math.floor(rank), math.ceil(rank)))
     between = torch.lerp(below, above, rank - math.floor(rank))
     return torch.where(values.isnan().any(dim=1), torch.nan, between)
+
+
+def _ranked(values: Array, percentile: float) -> Array:
+    """The quantile by the functions of the array API standard; NaN where there is one."""
+    xp = namespace(values)
+    ranked, rank = xp.sort(values, axis=1), percentile * (values.shape[1] - 1)
+    below, above = (ranked[:, int(k)] for k in (math.floor(rank), math.ceil(rank)))
+    between = below + (above - below) * (rank - math.floor(rank))
+    nothing = xp.any(xp.isnan(values), axis=1)
+    return xp.where(nothing, xp.full_like(between, math.nan), xp.where(below == above, below, between))
 
 
 def limit(denoised: Array, threshold: Threshold) -> Array:
@@ -102,6 +115,11 @@ def limit(denoised: Array, threshold: Threshold) -> Array:
 
 def _native(module: ModuleType, call: Call) -> tuple[Array, Array]:
     memory = native.memory(call.x)
+    with native.device(call.x):
+        return _by_core(module, call, memory)
+
+
+def _by_core(module: ModuleType, call: Call, memory: native.Memory) -> tuple[Array, Array]:
     x, predictions = memory.dense(call.x), memory.dense(call.predictions)
     previous, noise, *known = (None if one is None else memory.dense(one) for one in call.arrays[2:])
     x_next, denoised = memory.empty_like(x), memory.empty_like(x)
@@ -121,20 +139,12 @@ def _native(module: ModuleType, call: Call) -> tuple[Array, Array]:
         *(threshold.percentile, threshold.max_value, call.rescale),
     )
     if native.is_cuda(x):
-        _on_cuda(module, description, x)
+        workspace = memory.workspace(module.guided_step_workspace(batch, channels * height * width))
+        module.guided_step(*description, memory.address(workspace), memory.stream())
     else:
         module.guided_step(*description, 0, memory.threads())
     dtype = call.x.dtype
     return (x_next, denoised) if x.dtype == dtype else (cast(x_next, dtype), cast(denoised, dtype))
-
-
-def _on_cuda(module: ModuleType, description: tuple[Any, ...], x: Array) -> None:
-    import torch
-
-    with torch.cuda.device(x.device):
-        size = module.guided_step_workspace(len(x), math.prod(x.shape[1:]))
-        workspace = torch.empty(size, dtype=torch.uint8, device=x.device)
-        module.guided_step(*description, workspace.data_ptr(), torch.cuda.current_stream().cuda_stream)
 
 
 def _layout(paste: Paste) -> tuple[float, ...]:

@@ -10,10 +10,14 @@ import functools
 import importlib
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+from pydiff import gpu
+from pydiff.gpu import is_on_gpu
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,6 +77,9 @@ def plain(*arrays: Any) -> bool:
     given = [array for array in arrays if array is not None]
     if isinstance(given[0], np.ndarray):
         return all(isinstance(array, np.ndarray) and array.dtype in (np.float32, np.float16) for array in given)
+    if is_on_gpu(given[0]):
+        here, floats = given[0].device, (np.float32, np.float16)
+        return all(is_on_gpu(array) and array.device == here and array.dtype in floats for array in given)
     return _plain_tensors(given)
 
 
@@ -96,7 +103,18 @@ def _plain_tensors(given: Sequence[Tensor]) -> bool:
 
 def is_cuda(array: Any) -> bool:
     """Whether it is in the memory of a CUDA device."""
-    return not isinstance(array, np.ndarray) and array.is_cuda
+    return is_on_gpu(array) or (not isinstance(array, np.ndarray) and array.is_cuda)
+
+
+def device(array: Any) -> AbstractContextManager[Any]:
+    """Inside, the GPU that an array is on is the current one."""
+    if not is_cuda(array):
+        return nullcontext()
+    if is_on_gpu(array):
+        return array.device
+    import torch
+
+    return torch.cuda.device(array.device)
 
 
 def address(tensor: Tensor | None) -> int:
@@ -106,16 +124,21 @@ def address(tensor: Tensor | None) -> int:
 
 class Memory(NamedTuple):
     """How the core is given arrays of one kind. dense: the same numbers in float32, one after the other; address: where
-    they start; threads: how many compute with them on the CPU."""
+    they start. threads: how many compute with them on the CPU. On a GPU, inside `device` of one of them: workspace:
+    memory of so many bytes; stream: where work on them is queued."""
 
     dense: Callable[[Any], Any]
     empty_like: Callable[[Any], Any]
     address: Callable[[Any], int]
     threads: Callable[[], int]
+    workspace: Callable[[int], Any]
+    stream: Callable[[], int]
 
 
 def memory(array: Any) -> Memory:
     """That of an array's kind."""
+    if is_on_gpu(array):
+        return _gpu_memory()
     return _numpy_memory() if isinstance(array, np.ndarray) else _torch_memory()
 
 
@@ -124,7 +147,10 @@ def _numpy_memory() -> Memory:
     def dense(array: Any) -> Any:
         return np.ascontiguousarray(array, np.float32)
 
-    return Memory(dense, np.empty_like, lambda array: array.ctypes.data, threads)
+    def workspace(size: int) -> Any:
+        return np.empty(size, np.uint8)
+
+    return Memory(dense, np.empty_like, lambda array: array.ctypes.data, threads, workspace, lambda: 0)
 
 
 @functools.cache
@@ -134,7 +160,27 @@ def _torch_memory() -> Memory:
     def dense(tensor: Any) -> Any:
         return tensor.float().contiguous()
 
-    return Memory(dense, torch.empty_like, torch.Tensor.data_ptr, torch.get_num_threads)
+    return Memory(
+        dense,
+        torch.empty_like,
+        torch.Tensor.data_ptr,
+        torch.get_num_threads,
+        lambda size: torch.empty(size, dtype=torch.uint8, device="cuda"),
+        lambda: torch.cuda.current_stream().cuda_stream,
+    )
+
+
+def _gpu_memory() -> Memory:
+    def dense(array: Any) -> Any:
+        return gpu.dense(array, np.float32)
+
+    def empty_like(array: Any) -> Any:
+        return gpu.empty(array.shape, array.dtype)
+
+    def workspace(size: int) -> Any:
+        return gpu.empty((size,), np.uint8)
+
+    return Memory(dense, empty_like, gpu.address, threads, workspace, gpu.stream)
 
 
 def threads() -> int:

@@ -1,18 +1,19 @@
-"""Resizing, padding and pooling of pictures: torch's own functions for tensors, the same numbers for NumPy's arrays.
+"""Resizing, padding and pooling of pictures: torch's own functions for tensors, the same numbers for other arrays.
 
-NumPy's arrays are resized by one matrix per axis, out = rows x columnsᵀ. Positions are rounded to the type in which
+Those are resized by one matrix per axis, out = rows x columnsᵀ. Positions are rounded to the type in which
 torch counts them, so that both take the same pixels.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pydiff.arrays import Array, cast, is_torch, wide
+from pydiff.arrays import Array, cast, is_torch, namespace, placed, wide
 
 Mode: TypeAlias = Literal["nearest", "area", "bilinear", "bicubic"]
 Floats: TypeAlias = NDArray[Any]
@@ -40,12 +41,14 @@ def resize(
         corners = align_corners if mode in _WEIGHTED else None
         return interpolate(x, size=size, mode=mode, align_corners=corners, antialias=antialias)
     if mode == "nearest":
-        rows, columns = (_nearest(n, m) for n, m in zip(x.shape[2:], size, strict=True))
-        return x[:, :, rows[:, None], columns]
+        xp, taken = namespace(x), x
+        for axis, m in zip((2, 3), size, strict=True):
+            taken = xp.take(taken, _nearest(x.shape[axis], m, x), axis=axis)
+        return taken
     pixels: Any = wide(x)
     for axis, m in zip((2, 3), size, strict=True):
         if mode == "area" or m != x.shape[axis]:
-            weights = _matrix(x.shape[axis], m, pixels.dtype, mode, antialias, align_corners)
+            weights: Any = placed(_matrix(x.shape[axis], m, pixels.dtype, mode, antialias, align_corners), x)
             pixels = weights @ pixels if axis == 2 else pixels @ weights.T
     return cast(pixels, x.dtype)
 
@@ -71,11 +74,14 @@ def max_pool(x: Array, size: int = 3) -> Array:
         from torch.nn.functional import max_pool2d
 
         return max_pool2d(x, size, stride=1, padding=size // 2)
-    result: Any = x
+    xp, result = namespace(x), x
     for axis in (2, 3):
-        edges = [(size // 2, size // 2) if i == axis else (0, 0) for i in range(4)]
-        padded = np.pad(result, edges, constant_values=-np.inf)
-        result = np.lib.stride_tricks.sliding_window_view(padded, size, axis=axis).max(axis=-1)
+        side, others = x.shape[axis], list(x.shape)
+        others[axis] = size // 2
+        edge = xp.full(tuple(others), -np.inf, dtype=x.dtype, device=x.device)
+        padded = xp.concat([edge, result, edge], axis=axis)
+        shifted = [padded[(..., slice(i, i + side), *[slice(None)] * (3 - axis))] for i in range(size)]
+        result = functools.reduce(xp.maximum, shifted)
     return result
 
 
@@ -90,10 +96,11 @@ def _check(x: Array, size: tuple[int, ...], mode: str, weighted: bool) -> None:
         )
 
 
-def _nearest(n: int, m: int) -> NDArray[np.int64]:
-    """(m,): the pixel of n that each of m takes, counted in float32 for every type."""
-    places: Floats = np.arange(m, dtype=np.float32) * (np.float32(n) / np.float32(m))
-    return np.minimum(places.astype(np.int64), n - 1)
+def _nearest(n: int, m: int, x: Array) -> Array:
+    """(m,) int64 where x is: the pixel of n that each of m takes, counted in float32 for every type."""
+    xp = namespace(x)
+    places = xp.arange(m, dtype=xp.float32, device=x.device) * float(np.float32(n) / np.float32(m))
+    return cast(places, xp.int64).clip(None, n - 1)
 
 
 def _matrix(n: int, m: int, dtype: Any, mode: str, antialias: bool, align_corners: bool) -> Floats:

@@ -1,4 +1,4 @@
-"""U-Nets of an exported folder, as `pydiff.networks.Denoiser`s over NumPy arrays."""
+"""U-Nets of an exported folder, as `pydiff.networks.Denoiser`s over the arrays of where they are run."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pydiff.arrays import Array, on_host
+from pydiff.arrays import Array, expand, placed
+from pydiff.gpu import is_on_gpu
 from pydiff.models.layer_sizes import layer_size
 from pydiff.models.unet2d_config import UNet2DConfig
 from pydiff.models.unet_checks import check_cond, check_input
 from pydiff.models.unet_config import UNetConfig
 from pydiff.nn.cond import Cond, Prepared
 from pydiff.nn.edit import AttentionEdit
-from pydiff.runtime.edits import Sized, captured, check_edit, deliver, edit_inputs, sized
-from pydiff.runtime.sessions import Exported, Held, Session
+from pydiff.runtime.edits import Sized, captured, check_edit, deliver, edit_inputs, sized, switches
+from pydiff.runtime.sessions import Exported, Session
 
 PREDICTION = "out_sample"
 
@@ -24,7 +24,7 @@ PREDICTION = "out_sample"
 class Told(NamedTuple):
     """What a graph takes beside x and t, where it computes, and the edit, which a run replaces."""
 
-    inputs: Mapping[str, Held]
+    inputs: Mapping[str, Array]
     edit: AttentionEdit | None = None
 
 
@@ -39,10 +39,11 @@ class OnnxUNet:
     ) -> None:
         self.config, self.exported, self.plain, self.edited = config, exported, plain, edited
         self.layers = (edited or plain).graph.layers
+        self._switches: dict[tuple[float, ...] | float, Array] = {}
 
     @property
     def like(self) -> Array:
-        return np.empty(0, np.float32)  # type: ignore[return-value]
+        return self.exported.place.empty((0,), "float32")
 
     @property
     def reads_text(self) -> bool:
@@ -65,7 +66,7 @@ class OnnxUNet:
             given["encoder_hidden_states"] = cond.text
             given["encoder_attention_mask"] = np.ones(cond.text.shape[:2]) if cond.mask is None else cond.mask
         held = {
-            name: self.exported.held(_as(value.dtype, given[name]))
+            name: self.exported.place.dense(given[name], value.dtype)
             for name, value in self.plain.graph.inputs.items()
             if name not in ("sample", "timestep")
         }
@@ -75,34 +76,40 @@ class OnnxUNet:
         """x (B, C_in, H, W), t () or (B,) -> (B, C_out, H, W) float32. Raises ValueError for shapes that the graph does
         not take, and for edits that only torch runs."""
         told = cond if isinstance(cond, Told) else self.prepare(cond)
-        x, t = np.asarray(x), np.asarray(t)  # type: ignore[assignment]
+        x = x if is_on_gpu(x) else np.asarray(x)  # type: ignore[assignment]
+        t = placed(t, x)
         check_input(self.config, x, t, Prepared(None, (), None, told.edit), 0)
-        inputs = {"sample": _as("float32", x), "timestep": _as("float32", np.broadcast_to(on_host(t), len(x)))}
-        inputs |= told.inputs
+        place = self.exported.place
+        times = place.dense(expand(t.reshape((-1,)), len(x)), "float32")
+        inputs = {"sample": place.dense(x, "float32"), "timestep": times, **told.inputs}
         if told.edit is None:
-            return self.plain(inputs, [PREDICTION])[0]  # type: ignore[return-value]
+            return self.plain(inputs, [PREDICTION])[0]
         return self._edited(inputs, told.edit)
 
-    def _edited(self, inputs: Mapping[str, Held], edit: AttentionEdit) -> Array:
+    def _edited(self, inputs: Mapping[str, Array], edit: AttentionEdit) -> Array:
         check_edit(edit)
         if self.edited is None:
             raise ValueError(f"{self.plain.path.parent} has no graph for edits and captures; export the model again")
         x = inputs["sample"]
         layers = self._sized((x.shape[2], x.shape[3]))
         wanted = captured(edit, layers)
-        tables = edit_inputs(edit, len(x), layers)
+        tables = {**edit_inputs(edit, x), **{name: self._switch(on) for name, on in switches(edit, layers).items()}}
         tables = {name: value for name, value in tables.items() if name in self.edited.graph.inputs}
-        made, *attended = self.edited({**inputs, **tables}, [PREDICTION, *(str(layer.heat) for layer in wanted)])
+        heats = {str(layer.heat): layer.pixels for layer in wanted}
+        pixels = {f"pixels_{heat.removeprefix('heat_')}": count for heat, count in heats.items()}
+        made, *attended = self.edited({**inputs, **tables}, [PREDICTION, *heats], pixels)
         for layer, maps in zip(wanted, attended, strict=True):
             deliver(edit, layer, maps)
-        return made  # type: ignore[return-value]
+        return made
+
+    def _switch(self, on: tuple[float, ...] | float) -> Array:
+        """Numbers of the host in the place where the graph takes them; copied there once."""
+        if on not in self._switches:
+            self._switches[on] = self.exported.place.dense(on, "float32")
+        return self._switches[on]
 
     def _sized(self, size: tuple[int, int]) -> list[Sized]:
         config = self.config
         assert isinstance(config, UNetConfig)  # which alone has an edit graph
         sizes = [layer_size(layer.name, config, size) for layer in self.layers]
         return sized(self.layers, [height * width for height, width in sizes])
-
-
-def _as(dtype: str, value: Any) -> NDArray[Any]:
-    return np.ascontiguousarray(on_host(value), dtype=dtype)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
+from pydiff.arrays import Array, cast, like, namespace, placed
 from pydiff.nn.edit import AttentionEdit, Capture, Layers
 from pydiff.runtime.manifest import AttentionLayer
 
@@ -39,28 +37,33 @@ def check_edit(edit: AttentionEdit) -> None:
         raise ValueError(f"the edit has {asked[0]}, which is not in an exported graph; leave it out")
 
 
-def edit_inputs(edit: AttentionEdit, rows: int, layers: Sequence[Sized]) -> dict[str, NDArray[Any]]:
-    """The graph's inputs for so many rows; what the edit leaves alone is told as such."""
-    own = np.arange(rows, dtype=np.int64)
-    source, transfer, keep = _tables(edit, own)
+def edit_inputs(edit: AttentionEdit, x: Array) -> dict[str, Array]:
+    """The graph's tables for the rows of x (B, C, H, W), of x's kind and where x is; what the edit leaves alone is told
+    as such."""
+    rows, xp, where = len(x), namespace(x), {"dtype": x.dtype, "device": x.device}
+    own = xp.arange(rows, dtype=xp.int64, device=x.device)
+    source, transfer, keep = _tables(edit, own, x)
     pixels = edit.pixel_edit
-    borrowing = Layers(frozenset()) if pixels is None else pixels.layers
-    probe = np.zeros((rows, edit.tokens, 1)) if edit.probe is None else edit.probe
-    unborrowed = np.zeros(rows) if pixels is None or pixels.unborrowed is None else pixels.unborrowed
-    rescaled = edit.source is not None and edit.pixels == "rescale"
-    made: Mapping[str, Any] = {
+    unborrowed = None if pixels is None else pixels.unborrowed
+    return {
         "source": source,
         "transfer": transfer,
         "keep": keep,
-        "probe": probe,
-        "pixel_source": own if pixels is None else pixels.source,
-        "pixel_layers": np.array([borrowing.has(layer.name, layer.pixels) for layer in layers]),
-        "unborrowed": unborrowed,
-        "rescale": np.array(rescaled),
-        "pooled": own if edit.pooled is None else edit.pooled,
+        "probe": xp.zeros((rows, edit.tokens, 1), **where) if edit.probe is None else like(edit.probe, x),
+        "pixel_source": own if pixels is None else cast(placed(pixels.source, x), xp.int64),
+        "unborrowed": xp.zeros(rows, **where) if unborrowed is None else like(unborrowed, x),
+        "pooled": own if edit.pooled is None else cast(placed(edit.pooled, x), xp.int64),
     }
-    whole = ("source", "pixel_source", "pooled")
-    return {name: np.asarray(value, np.int64 if name in whole else np.float32) for name, value in made.items()}
+
+
+def switches(edit: AttentionEdit, layers: Sequence[Sized]) -> dict[str, tuple[float, ...] | float]:
+    """The graph's numbers that no row of a batch has its own of: which layers borrow the maps of pixels, and whether
+    rows that share a softmax with pixels are scaled to sum to 1."""
+    borrowing = Layers(frozenset()) if edit.pixel_edit is None else edit.pixel_edit.layers
+    return {
+        "pixel_layers": tuple(float(borrowing.has(layer.name, layer.pixels)) for layer in layers),
+        "rescale": float(edit.source is not None and edit.pixels == "rescale"),
+    }
 
 
 def captured(edit: AttentionEdit, layers: Sequence[Sized]) -> list[Sized]:
@@ -68,22 +71,27 @@ def captured(edit: AttentionEdit, layers: Sequence[Sized]) -> list[Sized]:
     return [layer for layer in layers if layer.heat is not None and any(_takes(one, layer) for one in edit.captures)]
 
 
-def deliver(edit: AttentionEdit, layer: Sized, attended: NDArray[np.float32]) -> None:
+def deliver(edit: AttentionEdit, layer: Sized, attended: Array) -> None:
     """Add attention to the probe's columns, (B, N, K), to the heat that it was captured for."""
     for capture in edit.captures:
         if _takes(capture, layer):
-            capture.heat.add(layer.pixels, attended[..., capture.start : capture.stop])  # type: ignore[arg-type]
+            capture.heat.add(layer.pixels, attended[..., capture.start : capture.stop])
 
 
 def _takes(capture: Capture, layer: Sized) -> bool:
     return capture.heat.takes(layer.name, layer.pixels)
 
 
-def _tables(edit: AttentionEdit, own: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+def _tables(edit: AttentionEdit, own: Array, x: Array) -> tuple[Array, Array, Array]:
     """source (B,), transfer (B, T, T), keep (B, T); 0 and 1 in the rows that borrow from themselves."""
-    rows, tokens = len(own), edit.tokens
+    rows, tokens, xp = len(own), edit.tokens, namespace(x)
+    nothing, all_of_it = (
+        make(shape, dtype=x.dtype, device=x.device)
+        for make, shape in ((xp.zeros, (rows, tokens, tokens)), (xp.ones, (rows, tokens)))
+    )
     if edit.source is None or edit.transfer is None or edit.keep is None:
-        return own, np.zeros((rows, tokens, tokens)), np.ones((rows, tokens))
-    source, transfer, keep = (np.asarray(part) for part in (edit.source, edit.transfer, edit.keep))
+        return own, nothing, all_of_it
+    source = cast(placed(edit.source, x), xp.int64)
     alone = source == own
-    return source, np.where(alone[:, None, None], 0, transfer), np.where(alone[:, None], 1, keep)
+    transfer = xp.where(alone[:, None, None], nothing, like(edit.transfer, x))
+    return source, transfer, xp.where(alone[:, None], all_of_it, like(edit.keep, x))

@@ -35,8 +35,9 @@ def open_exported(folder: str | os.PathLike[str], provider: str | None = None) -
     if not is_exported(root):
         raise ValueError(f"{folder} has no {MANIFEST}; expected a folder that `pydiff export` wrote")
     chosen, manifest = provider_of(provider), read_manifest(root)
+    exported = Exported(root, manifest, chosen)
     verify(root, manifest)
-    return _cascade(Exported(root, manifest, chosen), manifest.stages, manifest.model)
+    return _cascade(exported, manifest.stages, manifest.model)
 
 
 def open_shipped(stages: Sequence[str], name: str, provider: str | None = None) -> Cascade:

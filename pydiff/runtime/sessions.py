@@ -1,32 +1,32 @@
 """Graphs of an exported folder run by ONNX Runtime, each opened when it is first needed.
 
-On a GPU what stays the same over a run (text, masks, labels) is copied there once and bound; x, the tables of an edit
-and the prediction are the host's, so that a step copies x there and the prediction back.
+Inputs and outputs are bound by their addresses, in the memory where the provider computes: NumPy's arrays on the host,
+CuPy's on a GPU, where nothing of a call comes to the host.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pydiff._optional import optional
+from pydiff.arrays import Array
 from pydiff.ops import native
 from pydiff.runtime.manifest import Graph, Manifest
+from pydiff.runtime.places import Gpu, Host, Place
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
-ON_GPU = tuple(PROVIDERS[name] for name in ("cuda", "tensorrt"))  # whose constant inputs are kept in the GPU's memory
+ON_GPU = tuple(PROVIDERS[name] for name in ("cuda", "tensorrt"))  # which compute with arrays in the GPU's memory
 INSTALL = {"cuda": "pydiff-engine[onnx-gpu]", "tensorrt": "pydiff-engine[onnx-gpu] and TensorRT's libraries"}
 SIDES = ("height", "width")  # axes that a graph halves
 ERRORS_ONLY = 3  # of ONNX Runtime's log
-
-Held = Any  # an array of the host, or an OrtValue in the memory of the provider's device
+TENSORS = {"float32": "tensor(float)", "int64": "tensor(int64)"}
 
 
 class Provider(NamedTuple):
@@ -36,9 +36,14 @@ class Provider(NamedTuple):
     options: Mapping[str, Any] = {}
 
     @property
-    def device(self) -> str:
-        """Where what it computes with lies, as ONNX Runtime names it."""
-        return "cuda" if self.name in ON_GPU else "cpu"
+    def chain(self) -> list[tuple[str, dict[str, Any]]]:
+        """What ONNX Runtime is given: what TensorRT does not take of a graph, CUDA computes on the same GPU."""
+        names = [self.name, *([PROVIDERS["cuda"]] if self.name == PROVIDERS["tensorrt"] else [])]
+        return [(name, dict(self.options)) for name in names]
+
+    def place(self) -> Place:
+        """Where it computes. Raises ValueError for a GPU whose memory cannot be used."""
+        return Gpu(int(self.options.get("device_id", 0))) if self.name in ON_GPU else Host()
 
 
 def provider_of(wanted: str | None) -> Provider:
@@ -62,11 +67,14 @@ def provider_of(wanted: str | None) -> Provider:
 
 
 class Exported:
-    """An exported folder whose files are as its manifest says, and its graphs. Many threads may use one."""
+    """An exported folder whose files are as its manifest says, and its graphs. Many threads may use one. Raises
+    ValueError for a GPU whose memory cannot be used."""
 
     def __init__(self, folder: Path, manifest: Manifest, provider: Provider) -> None:
-        self.folder, self.manifest, self.provider = folder, manifest, provider
-        self._sessions = {name: Session(folder / name, graph, provider) for name, graph in manifest.graphs.items()}
+        self.folder, self.manifest, self.provider, self.place = folder, manifest, provider, provider.place()
+        self._sessions = {
+            name: Session(folder / name, graph, provider, self.place) for name, graph in manifest.graphs.items()
+        }
 
     def session(self, component: Path, ending: str = "") -> Session:
         """That of a component's folder: of DIR/base/unet the graph base/unet.onnx, with the ending "_edit"
@@ -82,70 +90,74 @@ class Exported:
         name = component.relative_to(self.folder).as_posix()
         return self._sessions.get(f"{name}{ending}.onnx")
 
-    def held(self, array: NDArray[Any]) -> Held:
-        """An array that several calls take, where the provider computes."""
-        if self.provider.device == "cpu":
-            return array
-        index = int(self.provider.options.get("device_id", 0))
-        return runtime().OrtValue.ortvalue_from_numpy(array, self.provider.device, index)
-
 
 class Session:
     """One graph. It is opened by its first call; weights that lie beside it are mapped, not read."""
 
-    def __init__(self, path: Path, graph: Graph, provider: Provider) -> None:
+    def __init__(self, path: Path, graph: Graph, provider: Provider, place: Place | None = None) -> None:
         self.path, self.graph, self.provider = path, graph, provider
+        self.place = provider.place() if place is None else place
         self._opening = threading.Lock()
         self._opened: Any = None
 
-    def __call__(self, inputs: Mapping[str, Held], outputs: Sequence[str]) -> list[NDArray[Any]]:
-        """Some of the graph's outputs, on the host. Raises ValueError for arrays that the graph does not take, saying
-        which it does."""
-        check_inputs(self.path.name, self.graph, inputs)
-        session, taken = self.opened(), {name: inputs[name] for name in self.graph.inputs}
-        made: list[NDArray[Any]]
-        if all(isinstance(value, np.ndarray) for value in taken.values()):
-            made = session.run(list(outputs), taken)
-            return made
+    def __call__(
+        self, inputs: Mapping[str, Any], outputs: Sequence[str], sizes: Mapping[str, int] | None = None
+    ) -> list[Array]:
+        """Some of the graph's outputs, new arrays where the provider computes, of arrays of any kind. sizes: of axes
+        that only outputs have. Raises ValueError for arrays that the graph does not take, saying which it does."""
+        sides = {**check_inputs(self.path.name, self.graph, inputs), **(sizes or {})}
+        session, place = self.opened(), self.place
+        taken = {name: place.dense(inputs[name], dtype) for name, (dtype, _) in self.graph.inputs.items()}
+        made = {name: place.empty(self._shape(name, sides), self.graph.outputs[name].dtype) for name in outputs}
         binding = session.io_binding()
-        for name, value in taken.items():
-            if isinstance(value, np.ndarray):
-                binding.bind_cpu_input(name, np.ascontiguousarray(value))
-            else:
-                binding.bind_ortvalue_input(name, value)
-        for name in outputs:
-            binding.bind_output(name, "cpu")
+        for bind, arrays in ((binding.bind_input, taken), (binding.bind_output, made)):
+            for name, array in arrays.items():
+                kind: Any = array.dtype  # NumPy's, as CuPy's are
+                bind(name, place.device, place.index, kind.type, tuple(array.shape), place.address(array))
+        place.settle()
         session.run_with_iobinding(binding)
-        made = binding.copy_outputs_to_cpu()
-        return made
+        binding.synchronize_outputs()
+        return list(made.values())
+
+    def _shape(self, output: str, sides: Mapping[str, int]) -> tuple[int, ...]:
+        shape = self.graph.outputs[output].shape
+        return tuple(sides[axis] if isinstance(axis, str) else axis for axis in shape)
 
     def opened(self) -> Any:
         """ONNX Runtime's own session, the same for all threads."""
         with self._opening:
             if self._opened is None:
-                self._opened = _open(self.path, self.provider)
+                opened = _open(self.path, self.provider)
+                check_outputs(self.path.name, self.graph, {one.name: one.type for one in opened.get_outputs()})
+                self._opened = opened
         return self._opened
 
 
-def check_inputs(name: str, graph: Graph, inputs: Mapping[str, Held]) -> None:
-    """Raise ValueError unless the arrays are of the types and shapes that the graph takes, axes of one name equally
-    long, heights and widths multiples of what the graph divides them by."""
+def check_inputs(name: str, graph: Graph, inputs: Mapping[str, Any]) -> dict[str, int]:
+    """The lengths of the axes that have names. Raises ValueError unless the arrays are of the types and shapes that the
+    graph takes, axes of one name equally long, heights and widths multiples of what the graph divides them by."""
     sides: dict[str, int] = {}
     for key, (dtype, axes) in graph.inputs.items():
         value = inputs[key]
-        on_host = isinstance(value, np.ndarray)
-        shape: tuple[int, ...] = tuple(value.shape if on_host else value.shape())
-        fits = len(shape) == len(axes) and 0 not in shape and (not on_host or value.dtype == dtype)
+        shape = tuple(value.shape)
+        fits = len(shape) == len(axes) and 0 not in shape and value.dtype == dtype
         as_before = []
         for axis, side in zip(axes, shape, strict=False):
             expected = sides.setdefault(axis, side) if isinstance(axis, str) else axis
             fits = fits and side == expected and (axis not in SIDES or side % graph.divides == 0)
             as_before += [f"{axis} {expected}"] if side != expected and axis in sides else []
         if not fits:
-            came = f"{value.dtype} {shape}" if on_host else str(shape)
             multiples = [f"height and width multiples of {graph.divides}"] if {*SIDES} & {*axes} else []
             takes = ", ".join([f"{dtype} ({', '.join(map(str, axes))})", *multiples, *as_before])
-            raise ValueError(f"{key} is {came}; the graph {name} takes {takes}")
+            raise ValueError(f"{key} is {value.dtype} {shape}; the graph {name} takes {takes}")
+    return sides
+
+
+def check_outputs(name: str, graph: Graph, types: Mapping[str, str]) -> None:
+    """Raise ValueError unless the outputs are of the types that memory is made for, by ONNX Runtime's names."""
+    for key, (dtype, _) in graph.outputs.items():
+        if types.get(key) != TENSORS.get(dtype, dtype):
+            raise ValueError(f"the graph {name} makes {key} as {types.get(key)}; expected {dtype}: export it again")
 
 
 @cache
@@ -156,12 +168,15 @@ def runtime() -> ModuleType:
 
 def _open(path: Path, provider: Provider) -> Any:
     ort = runtime()
+    if provider.name in ON_GPU:
+        with redirect_stdout(sys.stderr):
+            ort.preload_dlls()  # of the packages that CUDA and cuDNN were installed by
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads, options.inter_op_num_threads = native.threads(), 1
     options.log_severity_level = ERRORS_ONLY
     try:
-        session = ort.InferenceSession(path, options, providers=[(provider.name, dict(provider.options))])
+        session = ort.InferenceSession(path, options, providers=provider.chain)
     except Exception as error:  # ONNX Runtime's own have no other base
         raise ValueError(
             f"{path} is refused by ONNX Runtime {ort.__version__}: {str(error).splitlines()[0]}"

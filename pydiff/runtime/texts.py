@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pydiff.arrays import on_host
 from pydiff.runtime.sessions import Session
 from pydiff.text.runner import Ran
 
 
 class OnnxText:
     """A graph of token ids, and a mask where it takes one, to states. hidden: outputs of the layers that clip_skip may
-    end at, the last one first."""
+    end at, the last one first. What it makes is the host's, where a stage takes it from once."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -41,5 +42,5 @@ class OnnxText:
         given = {"input_ids": ids, "attention_mask": mask.astype(np.int64)}
         inputs = {name: given[name] for name in self.session.graph.inputs}
         names = [self.hidden[skip], *(["pooled"] if "pooled" in self.session.graph.outputs else [])]
-        states, *pooled = self.session(inputs, names)
+        states, *pooled = (on_host(made) for made in self.session(inputs, names))
         return Ran(states, *pooled)  # type: ignore[arg-type]

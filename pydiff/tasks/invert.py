@@ -162,7 +162,7 @@ def _start(inversion: Inversion) -> Start:
     assert wanted.words is not None
     told = encode_all(wanted.words, wanted.encoders, wanted.guided)[0]
     now = Now(plan, told, wanted.noise, None, wanted.micro)
-    with inference():
+    with inference(now.weight):
         x, made = encoded(now, inversion.picture, drawn=False), branches(now)
     return Start(_copy(x), wanted.noise, [branch._replace(cond=_cloned(branch.cond)) for branch in made])
 
@@ -220,7 +220,7 @@ def _psnr(inversion: Inversion, made: Inverted) -> float:
     if picture.shape[1] == 3:
         picture = resized(picture, plan)
     else:
-        with inference():
+        with inference(made.latents):
             picture = plan.decoded(like(picture, made.latents))
     error = ((again - like(to_unit(picture), again)) ** 2).mean().item()
     return min(-10 * math.log10(max(error, 1e-12)), MOST_PSNR)

@@ -13,7 +13,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from pydiff._optional import TORCH, optional
-from pydiff.arrays import Array, is_array, is_floating
+from pydiff.arrays import Array, hosted, is_array, is_floating
 from pydiff.weights.files import parse_json, write_whole
 from pydiff.weights.safetensors import read_safetensors
 
@@ -54,7 +54,7 @@ class Inverted:
         """Write one safetensors file; it appears whole or not at all. Raises ValueError where there is no torch."""
         path, torch = Path(path), optional("torch", TORCH, FILE)
         given = {"latents": self.latents} if self.null is None else {"latents": self.latents, "null": self.null}
-        tensors = {name: torch.as_tensor(value).detach().cpu().contiguous() for name, value in given.items()}
+        tensors = {name: torch.as_tensor(hosted(value, value)).detach().contiguous() for name, value in given.items()}
         others = {name: getattr(self, name) for name in WORDS}
         metadata = {"format": "pt", CHUNK: json.dumps(others, allow_nan=False)}
         save_file = optional("safetensors.torch", TORCH, FILE).save_file

@@ -73,7 +73,7 @@ class Preview(NamedTuple):
         """The estimate of the finished pictures, one per picture of the batch; latents are decoded for it."""
         if self.state.picture is not None:
             return to_pil(self.state.picture)
-        with inference():
+        with inference(self.state.denoised):
             return to_pil(self.plan.decoded(self.state.denoised))
 
     @property

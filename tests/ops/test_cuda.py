@@ -10,12 +10,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from pydiff import gpu
 from pydiff.ops import Paste, Step, Threshold, guided_step, guided_step_reference, native
 from pydiff.ops.guided_step import PREDICTION_TYPES, THRESHOLDS
+from tests import device_arrays
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "csrc" / "cuda" / "guided_step.cu"
@@ -52,7 +55,7 @@ def emulated(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     folder = tmp_path_factory.mktemp("emulated")
     includes = [f"-I{path}" for path in (EMULATOR, pybind11.get_include(), sysconfig.get_paths()["include"])]
     flags = ["-O1", "-g0", "-w", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-DPYDIFF_CUDA"]
-    sources = [ROOT / "csrc" / "bindings.cpp", *sorted((ROOT / "csrc" / "cpu").glob("*.cpp"))]
+    sources = [path for part in ("", "cpu") for path in sorted((ROOT / "csrc" / part).glob("*.cpp"))]
     files = [*map(str, sources), "-x", "c++", str(SOURCE)]
     library = folder / "_C.so"
     subprocess.run(["g++", "-shared", *flags, *includes, *files, "-o", str(library)], check=True)
@@ -173,6 +176,34 @@ def test_emulated_selection(emulated: ModuleType, kind: str) -> None:
             mine, plain = run(emulated, given, STEP, **options), guided_step(**given, step=STEP, **options)
             for a, b in zip(mine, plain, strict=True):
                 torch.testing.assert_close(a, b, rtol=2e-6, atol=2e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("threshold", LIMITS)
+def test_emulated_on_arrays_of_cupy(
+    emulated: ModuleType, threshold: Threshold, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By their addresses, from whatever layout, and back as CuPy's."""
+    monkeypatch.setattr(native, "core", lambda: emulated)
+    with device_arrays.installed():
+        for paste in (False, True):
+            tensors = inputs((2, 3, 9, 11), 2)
+            given = {name: moved(part) for name, part in tensors.items()}
+            options: dict[str, Any] = {"step": STEP._replace(log_variance=(-5.0, -1.0)), "threshold": threshold}
+            kept = Paste(*map(gpu.from_host, map(np.asarray, put_back(tensors)[:2])), 0.8, 0.6, given["noise"])
+            mine = guided_step(**given, **options, paste=kept if paste else None)
+            plain = guided_step_reference(**tensors, **options, paste=put_back(tensors) if paste else None)
+            assert not device_arrays.crossings["number"] + device_arrays.crossings["to host"]
+            for a, b in zip(mine, plain, strict=True):
+                np.testing.assert_allclose(gpu.to_host(a), b.numpy(), rtol=2e-6, atol=2e-6, strict=True)
+            device_arrays.crossings.clear()
+
+
+def moved(part: Any) -> Any:
+    """An argument in the GPU's memory, its last axis not that of neighbours there."""
+    if not isinstance(part, Tensor):
+        return part
+    axes = (*range(part.ndim - 2), part.ndim - 1, part.ndim - 2)
+    return gpu.from_host(np.ascontiguousarray(part.numpy().transpose(axes))).transpose(*axes)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

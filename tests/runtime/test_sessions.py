@@ -15,6 +15,7 @@ from onnx import helper
 from pydiff.ops import native
 from pydiff.runtime import sessions
 from pydiff.runtime.manifest import Graph, Value, read_manifest
+from pydiff.runtime.places import Host
 from pydiff.runtime.sessions import Exported, Provider, Session, check_inputs, provider_of
 from tests.runtime.folders import DOUBLED, GRAPH, IMAGE, doubling, write
 
@@ -57,7 +58,7 @@ def test_a_provider_that_is_not_there(wanted: str, install: str, monkeypatch: py
 def test_a_second_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", CPU])
     assert provider_of("cuda:1") == ("CUDAExecutionProvider", {"device_id": "1"})
-    assert provider_of("cuda").device == "cuda"
+    assert provider_of("cuda").options == {}
 
 
 @pytest.mark.parametrize("name", ["CUDAExecutionProvider", "OpenVINOExecutionProvider"])
@@ -65,7 +66,7 @@ def test_no_other_provider_runs_in_its_place(tmp_path: Path, name: str) -> None:
     """ONNX Runtime warns, and would go on with the CPU."""
     if name in onnxruntime.get_available_providers():
         pytest.skip("it is there")
-    asked = Session(write(tmp_path, doubling()) / GRAPH, DOUBLED, Provider(name))
+    asked = Session(write(tmp_path, doubling()) / GRAPH, DOUBLED, Provider(name), Host())
     with (
         pytest.warns(UserWarning, match=name),
         pytest.raises(ValueError, match=f"{name} was asked for, but .* runs {CPU}"),
@@ -83,12 +84,6 @@ def test_onnx_runtime_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_call(session: Session) -> None:
     assert np.array_equal(session({"sample": X, "unused": X}, ["out_sample"])[0], 2 * X)
     assert np.array_equal(session({"sample": X[:, :, ::-1]}, ["out_sample"])[0], 2 * X[:, :, ::-1])
-
-
-def test_values_that_stay_where_they_are(session: Session) -> None:
-    """The path of a GPU, whose constant inputs lie in its memory, on the memory that is here."""
-    held = onnxruntime.OrtValue.ortvalue_from_numpy(X, "cpu", 0)
-    assert np.array_equal(session({"sample": held}, ["out_sample"])[0], 2 * X)
 
 
 def test_a_graph_that_onnx_runtime_refuses(tmp_path: Path) -> None:
