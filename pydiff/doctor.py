@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from pydiff import gpu
 from pydiff.findings import FOLDER, THRESHOLDS, TOLERANCE, Finding, build, checked
 from pydiff.ops import Step, guided_step, guided_step_reference, native
-from pydiff.runtime.sessions import PROVIDERS
+from pydiff.runtime.sessions import ON_GPU, PROVIDERS
 
 PACKAGES = ("pydiff-engine", "numpy", "array-api-compat", "pillow", "safetensors", "tokenizers", "tqdm")
 ENGINES = {"torch": "pydiff-engine[torch]", "onnxruntime": "pydiff-engine[onnx]"}  # package: what brings it
@@ -68,7 +69,9 @@ def _engines() -> Iterator[Finding]:
     missing = {package: reason for package in ENGINES if (reason := _imports(package)) is not None}
     for package, extra in ENGINES.items():
         if package not in missing:
-            yield Finding("ok", package, importlib.metadata.version(package) + _providers(package))
+            version = importlib.import_module(package).__version__  # that of onnxruntime-gpu too
+            yield Finding("ok", package, version + _providers(package))
+            yield from _gpu_arrays(package)
             continue
         state = "broken" if len(missing) == len(ENGINES) else "missing"
         yield Finding(state, package, f"{missing[package]}: pip install {extra!r}")
@@ -88,6 +91,17 @@ def _providers(package: str) -> str:
         return ""
     there = importlib.import_module(package).get_available_providers()
     return f", runs exported models on {', '.join(short for short, name in PROVIDERS.items() if name in there)}"
+
+
+def _gpu_arrays(package: str) -> Iterator[Finding]:
+    """Whether an ONNX Runtime that runs on GPUs has arrays in their memory."""
+    if package == "onnxruntime" and {*ON_GPU} & {*importlib.import_module(package).get_available_providers()}:
+        try:
+            gpu.opened(0)
+        except ValueError as error:
+            yield Finding("missing", "cupy", str(error))
+        else:
+            yield Finding("ok", "cupy", "holds the arrays of exported models in the GPU's memory")
 
 
 def _core() -> Iterator[Finding]:

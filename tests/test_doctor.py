@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import onnxruntime
 import pytest
 import torch
 
 from pydiff import doctor, findings, torch_doctor
 from pydiff.ops import native
+from tests import device_arrays
 
 
 @pytest.fixture
@@ -65,6 +67,17 @@ def test_a_wrong_operator_is_broken(whole: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch_doctor, "group_norm_silu", wrong)
     assert "PYDIFF_KERNELS=reference" in doctor.report()
     assert not doctor.healthy()
+
+
+def test_an_onnx_runtime_for_gpus_needs_their_arrays(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    with device_arrays.installed():
+        found = {finding.name: finding for finding in doctor.findings()}
+    assert (found["cupy"].state, found["onnxruntime"].detail.split(", ")[1]) == ("ok", "runs exported models on cuda")
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    found = {finding.name: finding for finding in doctor.findings()}
+    assert found["cupy"].state == "missing"
+    assert "pip install 'pydiff-engine[onnx-gpu]'" in found["cupy"].detail
 
 
 def test_without_torch_onnx_runtime_does(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
