@@ -118,12 +118,14 @@ def _from_weights(models: Sequence[Model], name: str, how: dict[str, Any], provi
         raise ValueError(f"provider is {provider!r}, but {name} is no exported folder; leave it out, or export that")
     torch = optional("torch", TORCH, f"{name}, which is no folder that `pydiff export` wrote,")
     from pydiff.folders import open_cascade
+    from pydiff.runtime.planned import plan_cascade
 
     dtype, device = how["dtype"], how["device"]
     if isinstance(dtype, str) and dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}, or torch's")
     named = getattr(torch, dtype or "float32") if dtype is None or isinstance(dtype, str) else dtype
-    return open_cascade(models, name=name, **{**how, "dtype": named, "device": "cpu" if device is None else device})
+    opened = open_cascade(models, name=name, **{**how, "dtype": named, "device": "cpu" if device is None else device})
+    return plan_cascade(opened)
 
 
 class Pipeline(PictureTasks):

@@ -7,9 +7,10 @@ from typing import NamedTuple
 from torch import nn
 
 from pydiff.nn.attention import (
+    GEGLU,
+    GELU,
     BasicTransformerBlock,
     FeedForward,
-    GEGLU,
     JointAttention,
     PixelAttention,
     SelfAttention,
@@ -31,7 +32,14 @@ class Context(NamedTuple):
     tokens: int
 
 
-def resnet(r: Recorder, block: ResnetBlock, x: View, context: Context, size: tuple[int, int] | None, out: View | None) -> View:
+def resnet(
+    r: Recorder,
+    block: ResnetBlock,
+    x: View,
+    context: Context,
+    size: tuple[int, int] | None = None,
+    out: View | None = None,
+) -> View:
     spec, told = block.spec, context.told.get(block)
     h, head = x, Head(r.statistics(x, block.norm1), ACTS[spec.act])
     if block.resample is not None:
@@ -120,7 +128,8 @@ def _feed_forward(r: Recorder, block: FeedForward, x: View, ending: Ending) -> V
     if isinstance(widen, GEGLU):
         h = r.product(x, r.weights.gated(widen.proj), Ending(act=recorder.GEGLU))
     else:
-        h = r.product(x, r.weights.linear(_linear(widen.proj)), Ending(act=recorder.GELU))
+        assert isinstance(widen, GELU)
+        h = r.product(x, r.weights.linear(widen.proj), Ending(act=recorder.GELU))
     return r.product(h, r.weights.linear(narrow), ending)
 
 

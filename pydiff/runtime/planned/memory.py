@@ -1,7 +1,8 @@
-"""Where the numbers of a plan are: pictures whose channels stand together, in buffers that share one piece of memory."""
+"""Where the numbers of a plan are: pictures whose channels stand together, in buffers that share one memory."""
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -9,6 +10,19 @@ import torch
 from torch import Tensor
 
 ALIGNMENT = 64  # bytes: a cache line, a vector
+HUGE = 1 << 21  # bytes of a large page
+
+
+def reserved(size: int) -> Tensor:
+    """Bytes of zeros, aligned: on large pages, where the system has them, so that fewer translations are missed."""
+    if size < HUGE:
+        whole = torch.zeros(size + ALIGNMENT, dtype=torch.uint8)
+        return whole[-whole.data_ptr() % ALIGNMENT :][:size]
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.zeros(size, dtype=torch.uint8)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=torch.uint8)
 
 
 @dataclass(eq=False)
@@ -71,7 +85,9 @@ class View:
     def strided(self, step: int, height: int, width: int) -> View:
         """height x width items, every `step`-th one in lines and columns."""
         image, line, item = self.strides
-        return replace(self, shape=(self.shape[0], height, width, self.channels), strides=(image, step * line, step * item))
+        return replace(
+            self, shape=(self.shape[0], height, width, self.channels), strides=(image, step * line, step * item)
+        )
 
 
 def pictures(
@@ -108,8 +124,7 @@ class Arena:
             buffer.offset = offset
             placed.append(buffer)
         size = max((buffer.offset + buffer.size for buffer in buffers), default=0)
-        whole = torch.zeros(size + ALIGNMENT, dtype=torch.uint8)
-        self.memory = whole[-whole.data_ptr() % ALIGNMENT :][:size]
+        self.memory = reserved(size)
 
     def address(self, view: View) -> int:
         return self.memory.data_ptr() + view.buffer.offset + view.start * view.dtype.itemsize

@@ -5,13 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pydiff.cascade import Cascade
 from pydiff.models.unet import UNet
 from pydiff.models.unet_config import UNetConfig
+from pydiff.networks import Denoiser
 from pydiff.nn.activations import ACTIVATIONS
 from pydiff.nn.attention import GEGLU
 from pydiff.nn.cond import Cond, Prepared
@@ -51,9 +54,15 @@ def _unknown(unet: UNet) -> str | None:
     return f"it has levels of {odd} channels; plans take even numbers" if odd else None
 
 
-def planned(unet: UNet) -> UNet | PlannedUNet:
-    """The U-Net run by plans where it can be, else as it is."""
-    return unet if why_not(unet) is not None else PlannedUNet(unet)
+def planned(network: Denoiser) -> Denoiser:
+    """The network run by plans where it can be, else as it is."""
+    return PlannedUNet(network) if isinstance(network, UNet) and why_not(network) is None else network
+
+
+def plan_cascade(cascade: Cascade) -> Cascade:
+    """The cascade with its networks run by plans where they can be."""
+    stages = tuple(replace(stage, unet=planned(stage.unet)) for stage in cascade.stages)
+    return replace(cascade, stages=stages)
 
 
 class PlannedUNet:
@@ -111,7 +120,8 @@ class PlannedUNet:
             plan = None if found is None else self._idle.pop(found)[1]
             if plan is None:
                 batch, channels, height, width, tokens = size
-                plan = Plan(self.module, self._weights, (batch, channels, height, width), tokens)
+                with torch.inference_mode(False), torch.no_grad():  # what is made stays after this call
+                    plan = Plan(self.module, self._weights, (batch, channels, height, width), tokens)
         try:
             yield plan
         finally:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from pydiff.models.unet import UNet
 from pydiff.nn.attend import attend_pixels, attend_text
-from pydiff.nn.attention import JointAttention
-from pydiff.nn.blocks import DownBlock, UpBlock
+from pydiff.nn.attention import JointAttention, TextAttention
+from pydiff.nn.blocks import DownBlock, MidBlock, UpBlock
 from pydiff.nn.cond import Prepared
 from pydiff.nn.edit import AttentionEdit
 from pydiff.nn.resnet import Downsample, ResnetBlock, Upsample
@@ -81,12 +83,10 @@ def _text_views(r: Recorder, unet: UNet, shape: tuple[int, int, int, int], token
     """Where each layer that reads text finds its keys and values, with room for the pixels' in joint attention."""
     sizes = dict(_sizes(unet, shape[2:]))
     for layer in unet.text_layers:
-        pixels = 0
-        if isinstance(layer, JointAttention) and not layer.only_text:
-            height, width = sizes[layer]
-            pixels = height * width
-        width = layer.to_q.out_features  # type: ignore[union-attr]  # which both of its kinds have
-        yield r.new((shape[0], 1, tokens + pixels, 2 * width), kept=True)
+        assert isinstance(layer, (TextAttention, JointAttention))
+        joint = isinstance(layer, JointAttention) and not layer.only_text
+        items = tokens + math.prod(sizes[layer]) if joint else tokens
+        yield r.new((shape[0], 1, items, 2 * layer.to_q.out_features), kept=True)
 
 
 def _sizes(unet: UNet, size: tuple[int, int]) -> Iterator[tuple[nn.Module, tuple[int, int]]]:
@@ -126,14 +126,13 @@ def _record(r: Recorder, unet: UNet, x: View, context: Context) -> View:
     h = r.conv(x, unet.conv_in, out=skip(unet.conv_in.out_channels, size))
     for down in unet.down_blocks:
         assert isinstance(down, DownBlock)
-        for index, block in enumerate(down.resnets):
+        for index, block in enumerate(_resnets(down)):
             to = skip(block.conv2.out_channels, size)
             h = resnet(r, block, h, context, None, None if down.attentions else to)
             h = attention(r, down.attentions[index], h, context, to) if down.attentions else h
-        for block in down.downsamplers:
-            size = _halved(block, size)
-            to = skip(h.channels, size)
-            h = downsample(r, block, h, to) if isinstance(block, Downsample) else resnet(r, block, h, context, None, to)
+        for downsampler in down.downsamplers:
+            size = _halved(downsampler, size)
+            h = _resized(r, downsampler, h, context, size, skip(h.channels, size))
     h = _middle(r, unet, h, context, joined)
     return _up(r, unet, h, context, joined)
 
@@ -142,7 +141,7 @@ def _middle(r: Recorder, unet: UNet, h: View, context: Context, joined: list[Vie
     mid = unet.mid_block
     if mid is None:
         return r.normalise(h, None, out=joined[-1].columns(0, h.channels))
-    for index, block in enumerate(mid.resnets):
+    for index, block in enumerate(_resnets(mid)):
         if index:
             h = attention(r, mid.attentions[index - 1], h, context, None) if mid.attentions else h
         last = index == len(mid.resnets) - 1
@@ -155,31 +154,41 @@ def _up(r: Recorder, unet: UNet, h: View, context: Context, joined: list[View]) 
     recorded last, and the skip beside it."""
     for up in unet.up_blocks:
         assert isinstance(up, UpBlock)
-        for index, block in enumerate(up.resnets):
+        for index, block in enumerate(_resnets(up)):
             whole = joined.pop()
             ends = index == len(up.resnets) - 1
             follows = joined and not (ends and up.upsamplers)
             to = joined[-1].columns(0, block.conv2.out_channels) if follows else None
             h = resnet(r, block, whole, context, None, None if up.attentions else to)
             h = attention(r, up.attentions[index], h, context, to) if up.attentions else h
-        for block in up.upsamplers:
-            size, to = joined[-1].grid[1:], joined[-1].columns(0, h.channels)
-            if isinstance(block, Upsample):
-                h = upsample(r, block, h, size, to)
-            else:
-                h = resnet(r, block, h, context, size, to)
+        for upsampler in up.upsamplers:
+            h = _resized(r, upsampler, h, context, joined[-1].grid[1:], joined[-1].columns(0, h.channels))
     head = Head(r.statistics(h, unet.conv_norm_out), ACTS[unet.config.act_fn])
     out = r.new((*h.grid, unet.conv_out.out_channels), torch.float32, kept=True)
     return r.conv(h, unet.conv_out, head=head, out=out)
+
+
+def _resized(r: Recorder, block: nn.Module, h: View, context: Context, size: tuple[int, int], to: View) -> View:
+    """The change of size between two levels."""
+    if isinstance(block, Downsample):
+        return downsample(r, block, h, to)
+    if isinstance(block, Upsample):
+        return upsample(r, block, h, size, to)
+    return resnet(r, cast(ResnetBlock, block), h, context, size, to)
+
+
+def _resnets(level: DownBlock | MidBlock | UpBlock) -> list[ResnetBlock]:
+    return [cast(ResnetBlock, block) for block in level.resnets]
 
 
 def _widths(unet: UNet) -> list[int]:
     """Channels of what stands beside each skip on the way up, for the skips in the order that they are made."""
     skips = [unet.conv_in.out_channels]
     for down in unet.down_blocks:
-        channels = [block.conv2.out_channels for block in down.resnets]  # type: ignore[union-attr]
-        skips += channels + channels[-1:] * len(down.downsamplers)  # type: ignore[arg-type]
-    ins = [block.conv1.in_channels for up in unet.up_blocks for block in up.resnets]  # type: ignore[union-attr]
+        assert isinstance(down, DownBlock)
+        channels = [block.conv2.out_channels for block in _resnets(down)]
+        skips += channels + channels[-1:] * len(down.downsamplers)
+    ins = [block.conv1.in_channels for up in unet.up_blocks for block in _resnets(cast(UpBlock, up))]
     return [whole - skip for whole, skip in zip(reversed(ins), skips, strict=True)]
 
 

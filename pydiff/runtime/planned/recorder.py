@@ -15,7 +15,7 @@ from pydiff.runtime.planned.weights import POINTS, Packed, Weights
 NONE, SILU, GELU, GEGLU = range(4)  # activations, as the core counts them
 ACTS = {None: NONE, "silu": SILU, "swish": SILU, "gelu": GELU}  # by the names that checkpoints use
 LEAST_CHANNELS = 64  # from which on Winograd's products outweigh its transforms
-LEAST_TILES = 16
+LEAST_TILES = 16  # of a picture
 Write = Callable[[Any, Arena], None]  # a step, into a program
 
 
@@ -85,11 +85,10 @@ class Recorder:
         """A convolution of any stride over x, or over what the head makes of x, with zeros around."""
         if conv.kernel_size == (1, 1) and head is None:
             return self.product(x, self.weights.linear(conv), ending, out)
-        images, height, width, channels = x.shape
-        (kernel, _), (stride, _), (padding, _) = conv.kernel_size, conv.stride, conv.padding
+        kernel, stride, padding = _square(conv)
         edge = kernel // 2
-        shape = (images, *(_reach(size, kernel, stride, padding) for size in (height, width)), conv.out_channels)
-        out = self.new(shape) if out is None else out
+        height, width = (_reach(size, kernel, stride, padding) for size in x.grid[1:])
+        out = self.new((x.grid[0], height, width, conv.out_channels)) if out is None else out
         if self._minimal(x, conv):
             self._winograd(x, conv, ending, head, out)
             return out
@@ -151,7 +150,7 @@ class Recorder:
         return out
 
     def attention(self, name: str, heads: int, q: View, k: View, v: View, *, kind: str, masked: bool = False) -> View:
-        """softmax(q k^T / sqrt(d)) v per head, over views of one line of items; masked: the text's scores are biased."""
+        """softmax(q k^T / sqrt(d)) v per head, over views of one line of items; masked: scores of text are biased."""
         out = self.new(q.shape)
         bias = self.bias if masked else None
         self.attends.append(Attend(len(self.steps), name, kind, heads, q, k, v, out, bias is not None))
@@ -177,7 +176,7 @@ class Recorder:
         """Whether Winograd's algorithm serves the convolution, and pays."""
         plain = conv.kernel_size == (3, 3) and conv.stride == (1, 1) and conv.padding == (1, 1)
         wide = min(conv.in_channels, conv.out_channels) >= LEAST_CHANNELS and conv.in_channels % 16 == 0
-        return plain and wide and _tiles(x) >= LEAST_TILES
+        return plain and wide and _tiles(x) >= LEAST_TILES * x.grid[0]
 
     def _winograd(self, x: View, conv: nn.Conv2d, ending: Ending, head: Head | None, out: View) -> None:
         packed = self.weights.points(conv)
@@ -208,6 +207,12 @@ class Recorder:
 def _tiles(x: View) -> int:
     images, height, width = x.grid
     return images * -(-height // 2) * -(-width // 2)
+
+
+def _square(conv: nn.Conv2d) -> tuple[int, int, int]:
+    """Kernel, stride and padding of a side."""
+    assert not isinstance(conv.padding, str)
+    return conv.kernel_size[0], conv.stride[0], conv.padding[0]
 
 
 def _reach(size: int, kernel: int, stride: int, padding: int) -> int:

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pydiff.runtime.planned.memory import reserved
+
 PANEL, VECTOR = 64, 16
 POINTS = 16  # of Winograd's F(2x2, 3x3)
 
@@ -24,13 +26,17 @@ class Packed(NamedTuple):
 def pack(matrix: Tensor, dtype: torch.dtype) -> Tensor:
     """(outputs, inner), inner even in bfloat16 -> panel by panel (inner, 64), the last one as wide as it needs, or in
     bfloat16 (inner / 2, 64, 2)."""
-    outputs, inner = matrix.shape
-    padded = F.pad(matrix.to(dtype), (0, 0, 0, -outputs % VECTOR))
-    packed = torch.empty(padded.numel(), dtype=dtype)
+    padded = F.pad(matrix.to(dtype), (0, 0, 0, -len(matrix) % VECTOR))
+    packed = reserved(padded.numel() * dtype.itemsize).view(dtype)
+    _pack_into(packed, padded)
+    return packed
+
+
+def _pack_into(packed: Tensor, padded: Tensor) -> None:
+    inner = padded.shape[1]
     whole = len(padded) // PANEL * PANEL
     _fill(packed[: whole * inner], padded[:whole], PANEL)
     _fill(packed[whole * inner :], padded[whole:], len(padded) - whole)
-    return packed
 
 
 def _fill(packed: Tensor, rows: Tensor, width: int) -> None:
@@ -42,6 +48,17 @@ def _fill(packed: Tensor, rows: Tensor, width: int) -> None:
         packed.view(-1, inner // 2, width, 2).copy_(rows.view(-1, width, inner // 2, 2).transpose(1, 2))
     else:
         packed.view(-1, inner, width).copy_(rows.view(-1, width, inner).mT)
+
+
+def _pack_points(g: Tensor, columns: Tensor, dtype: torch.dtype) -> Tensor:
+    """columns = G g (4, 3, O, C): the 16 matrices of G g G^T, packed one after the other."""
+    outputs, inner = columns.shape[2:]
+    size = (outputs + -outputs % VECTOR) * inner
+    packed = reserved(POINTS * size * dtype.itemsize).view(dtype)
+    for point in range(POINTS):
+        matrix = torch.tensordot(g[point % 4], columns[point // 4], 1).to(dtype)
+        _pack_into(packed[point * size : (point + 1) * size], F.pad(matrix, (0, 0, 0, -outputs % VECTOR)))
+    return packed
 
 
 def _bias(bias: Tensor | None) -> Tensor | None:
@@ -90,8 +107,7 @@ class Weights:
             g = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
             weight = conv.weight.detach().float()
             columns = torch.tensordot(g, weight.permute(2, 3, 0, 1), 1)  # (4, 3, O, C)
-            points = [pack(torch.tensordot(g[j], columns[i], 1), self.dtype) for i in range(4) for j in range(4)]
-            self.made[key] = Packed(torch.cat(points), _bias(conv.bias), *weight.shape[:2])
+            self.made[key] = Packed(_pack_points(g, columns, self.dtype), _bias(conv.bias), *weight.shape[:2])
         return self.made[key]
 
     def norm(self, norm: nn.GroupNorm | nn.LayerNorm) -> tuple[Tensor | None, Tensor | None]:
