@@ -1,9 +1,11 @@
 # make demo: pictures from nothing but python3, a C++ compiler and a package index. make test: the checks.
+# make bench: how fast, into benchmarks/results and the tables made of it. make scores: how well the shipped models do.
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+RESULTS ?= benchmarks/results/cpu
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench scores clean
 
 $(VENV)/ready: pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -30,11 +32,15 @@ lint: $(VENV)/ready
 
 bench: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check openvino
-	$(BIN)/python -m benchmarks.operators
-	$(BIN)/python -m benchmarks.tasks
-	$(BIN)/python -m benchmarks.tasks edit
-	$(BIN)/python -m benchmarks.tasks inpaint
-	$(BIN)/python -m benchmarks.runtimes
+	$(BIN)/python -m benchmarks.operators --json $(RESULTS)-operators.json
+	$(BIN)/python -m benchmarks.networks --json $(RESULTS)-networks.json
+	$(BIN)/python -m benchmarks.tasks --json $(RESULTS)-tasks.json
+	$(BIN)/python -m benchmarks.tasks edit --json $(RESULTS)-edit.json
+	$(BIN)/python -m benchmarks.tasks inpaint --json $(RESULTS)-inpaint.json
+	$(BIN)/python -m benchmarks.runtimes --json $(RESULTS)-runtimes.json
+	$(BIN)/python -m benchmarks.report
+
+scores: $(VENV)/ready
 	$(BIN)/python -m benchmarks.scenes
 	$(BIN)/python -m benchmarks.edits
 	$(BIN)/python -m benchmarks.instructions

@@ -39,14 +39,14 @@ from benchmarks.measure import (
     synchronised,
     write_json,
 )
-from benchmarks.peers import Peer, peers
+from benchmarks.peers import Peer, peers, written
 from benchmarks.workloads import WORKLOADS, Flops, Workload, flops
 
 COLUMNS = (
     "engine", "type", "s", "of pydiff float32", "of pydiff bfloat16", "GFLOP/s", "of peak",
     "largest error", "mean error", "ready after s", "remark",
 )  # fmt: skip
-TOLERANCES = {"float32": 1e-3, "bfloat16": 6e-2}  # of the largest error and of the mean one, beside float32's answer
+TOLERANCES = {"float32": 1e-3, "bfloat16": 0.1}  # of the largest error and of the mean one, beside float32's answer
 LEAST = 5.0  # seconds of a bout
 PAUSE = 0.02  # seconds between calls, in which the last one's waiting threads fall asleep
 ROOM = 0.7  # share of free memory that a bout's peers may take
@@ -100,6 +100,10 @@ class Contest:
         self.workload, self.device, self.home = workload, device, home
         self.flops: Flops = flops(workload)
         self.right = workload.module(*workload.inputs).float()
+        began = time.perf_counter()
+        if any(peer.reads_graph for peer in wanted.values()):
+            written(workload, home)
+        self.exporting = time.perf_counter() - began
         self.probes = peaks.fastest(device)
         self.peak_rates: dict[str, list[float]] = {name: [] for name in self.probes}
         self.ours: dict[str, Call] = {}
@@ -165,6 +169,7 @@ class Contest:
         per_call.add("parameters", self.workload.parameters)
         per_call.add("GFLOP", Figure(self.flops.whole / 1e9, ".1f"))
         per_call.add("GFLOP of the text alone", Figure(self.flops.text / 1e9, ".2f"))
+        per_call.add("seconds to write the graph", Figure(self.exporting, ".1f"))
         per_call.add("most memory of all contenders, MiB", peak_memory())
         table = Table(title, COLUMNS)
         for entry in self.entries.values():

@@ -1,4 +1,5 @@
-"""Operators against the same arithmetic composed from torch operators: interleaved medians, printed after a check.
+"""Operators against the same arithmetic composed from torch operators: interleaved medians, printed after a check,
+with pydiff's share of what the machine does in a large product of the same type or in a large copy.
 
 python -m benchmarks.operators [--threads N] [--rounds N] [--json PATH]
 """
@@ -9,7 +10,7 @@ import argparse
 import ctypes
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks import peaks
 from benchmarks.measure import Table, machine, write_json
 from pydiff.ops import Step, Threshold, guided_step, native
 from pydiff.ops.attention import attention, attention_reference, edited_attention, edited_attention_reference
@@ -35,16 +37,19 @@ ATTENTION = (  # family, batch, heads, queries, keys of text, keys of pixels, he
     *(("embedded", 2, heads, n, 32, n, 32) for n, heads in ((256, 2), (64, 4))),
 )
 WORDS = 3  # captured
-PLAIN = ("torch us", "plain us", "torch / plain", "capture us", "torch / capture", "capture / plain")
+PLAIN = ("torch us", "plain us", "torch / plain", "of peak", "capture us", "torch / capture", "capture / plain")
 MAPS = ("maps us", "edit us", "maps / edit", "maps / capture", "edit / plain", "maps MiB", "edit MiB")
 MIB = 2**20
 NORMS = ((1, 128, 64, 64), (2, 320, 32, 32), (1, 64, 256, 256))
 
 
 class Case(NamedTuple):
+    """moved: bytes that the operator must read and write."""
+
     name: str
     ours: Callable[[], Tensor]
     torch: Callable[[], Tensor]
+    moved: int
     tolerance: float = 1e-4
 
 
@@ -76,7 +81,8 @@ def step_cases() -> Iterator[Case]:
         for dynamic in (False, True):
             given = (x, predictions, noise, dynamic)
             name = f"guided_step {size}x{size}{' dynamic' if dynamic else ''}"
-            yield Case(name, partial(fused_step, *given), partial(composed_step, *given))
+            moved = 6 * x.nbytes  # x, two predictions and noise; x and the estimate
+            yield Case(name, partial(fused_step, *given), partial(composed_step, *given), moved)
 
 
 def norm_cases() -> Iterator[Case]:
@@ -85,7 +91,8 @@ def norm_cases() -> Iterator[Case]:
             weight, bias = torch.randn(2, shape[1])
             given = (torch.randn(shape).to(memory_format=layout), 32, weight, bias)
             name = f"group_norm_silu {shape} {str(layout).removeprefix('torch.')}"
-            yield Case(name, partial(group_norm_silu, *given), partial(composed_norm, *given))
+            moved = 2 * given[0].nbytes
+            yield Case(name, partial(group_norm_silu, *given), partial(composed_norm, *given), moved)
 
 
 def attend(shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, Callable[[], Tensor]]:
@@ -149,7 +156,7 @@ def _kibibytes(status: Path, field: str) -> int:
     return int(status.read_text().split(f"{field}:")[1].split()[0])
 
 
-def attention_tables(rounds: int) -> list[Table]:
+def attention_tables(rounds: int, rates: Mapping[str, float]) -> list[Table]:
     """Attention and its captures against torch's that captures nothing, and against maps that are formed."""
     plain = Table("attention: batch, heads, queries, keys, head size", ("shape", "type", *PLAIN))
     maps = Table("edits and captures against maps that are formed", ("shape", "type", *MAPS))
@@ -168,7 +175,8 @@ def attention_tables(rounds: int) -> list[Table]:
             us = timed(calls, rounds)
             peer, ours, capture = min(us["torch"], us["torch, dense"]), us["plain"], us.get("capture")
             captured = ("", "", "") if capture is None else _cells(capture, peer / capture, capture / ours)
-            plain.add(name, label, *_cells(peer, ours, peer / ours), *captured)
+            share = 4e6 * batch * heads * queries * (text + pixels) * size / ours / rates[label]
+            plain.add(name, label, *_cells(peer, ours, peer / ours), f"{share:.0%}", *captured)
             if capture is not None:
                 formed, edit = us["edit, maps"], us["edit"]
                 ratios = _cells(formed / edit, us["capture, maps"] / capture, edit / ours)
@@ -182,12 +190,14 @@ def _cells(*numbers: float) -> tuple[str, ...]:
     return tuple(f"{number:.0f}" if number >= 20 else f"{number:.2f}" for number in numbers)
 
 
-def operator_table(rounds: int) -> Table:
-    table = Table("guided step, and GroupNorm with SiLU", ("operator", "pydiff us", "torch us", "ratio"))
+def operator_table(rounds: int, rates: Mapping[str, float]) -> Table:
+    columns = ("operator", "pydiff us", "torch us", "ratio", "of a copy's bytes per second")
+    table = Table("guided step, and GroupNorm with SiLU", columns)
     for case in (*step_cases(), *norm_cases()):
         agree(case.name, case.ours(), case.torch(), case.tolerance)
         us = timed({"ours": case.ours, "torch": case.torch}, rounds)
-        table.add(case.name, *_cells(us["ours"], us["torch"], us["torch"] / us["ours"]))
+        share = f"{1e6 * case.moved / us['ours'] / rates['copy']:.0%}"  # above 1 in the caches
+        table.add(case.name, *_cells(us["ours"], us["torch"], us["torch"] / us["ours"]), share)
     return table
 
 
@@ -201,7 +211,10 @@ def main() -> None:
     torch.manual_seed(0)
     core = native.core()
     print(f"{machine()}; native core: {native.why_missing() if core is None else core.simd()}")
-    tables = [operator_table(given.rounds), *attention_tables(given.rounds)]
+    best = peaks.fastest("cpu")
+    rates = peaks.rates(best)
+    machine_table = peaks.table("the machine", best, rates)
+    tables = [machine_table, operator_table(given.rounds, rates), *attention_tables(given.rounds, rates)]
     for table in tables:
         print(table)
     if given.json:

@@ -80,6 +80,12 @@ def fastest(device: str) -> dict[str, Probe]:
     return {name: probe._replace(call=synchronised(probe.call, device)) for name, probe in found.items()}
 
 
+def rates(best: Mapping[str, Probe]) -> dict[str, float]:
+    """Of each, per second."""
+    times = interleaved({name: probe.call for name, probe in best.items()}, ROUNDS)
+    return {name: probe.work / times[name].median for name, probe in best.items()}
+
+
 def table(title: str, best: Mapping[str, Probe], rates: Mapping[str, float]) -> Table:
     """rates: per second, by the names of `best`."""
     made = Table(title, ("what", "type", "rate", "unit"))

@@ -26,13 +26,14 @@ Call = Callable[[], Tensor]
 
 
 class Peer(NamedTuple):
-    """How one is called and the type it computes in; what makes its call, of a workload and a folder to write in; and
-    about how often it holds the network's weights in float32."""
+    """How one is called and the type it computes in; what makes its call, of a workload and a folder to write in; about
+    how often it holds the network's weights in float32; and whether it reads the graph."""
 
     title: str
     dtype: torch.dtype
     build: Callable[[Workload, Path], Call]
     weights: float
+    reads_graph: bool = False
 
 
 def eager(dtype: torch.dtype, layout: torch.memory_format, workload: Workload, home: Path) -> Call:
@@ -117,9 +118,9 @@ PEERS: dict[str, Peer] = {
     "eager-bf16": Peer("diffusers", _BF16, partial(eager, _BF16, _PLAIN), 0.5),
     "eager-bf16-last": Peer("diffusers, channels_last", _BF16, partial(eager, _BF16, _LAST), 0.5),
     "compile": Peer("diffusers, torch.compile, frozen, channels_last", _BF16, compiled, 2),
-    "ort": Peer("ONNX Runtime", _F32, onnx_runtime, 2.5),
-    "openvino-f32": Peer("OpenVINO", _F32, partial(openvino, "f32"), 2.5),
-    "openvino-bf16": Peer("OpenVINO", _BF16, partial(openvino, "bf16"), 2),
+    "ort": Peer("ONNX Runtime", _F32, onnx_runtime, 2.5, True),
+    "openvino-f32": Peer("OpenVINO", _F32, partial(openvino, "f32"), 2.5, True),
+    "openvino-bf16": Peer("OpenVINO", _BF16, partial(openvino, "bf16"), 2, True),
 }
 ON_GPU = {
     f"sdpa-{name}": Peer(f"diffusers, channels_last, attention: {name}", _BF16, partial(on_backend, backend), 0.5)

@@ -2,13 +2,15 @@
 what an edit costs (`python -m benchmarks.tasks edit`) and what filling a hole does (`python -m benchmarks.tasks
 inpaint`).
 
-Same prompts, seeds and steps, float32, interleaved in one process; the pictures are compared before a time is printed.
-Peak memory and times from the command line are of processes of their own.
+Same prompts, seeds and steps, interleaved in one process: float32 on both sides, whose pictures are compared before a
+time is printed, and pydiff's bfloat16, whose distance from them is. What of a run is not calls of its networks is
+measured too. Peak memory and times from the command line are of processes of their own.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import subprocess
 import sys
 import tempfile
@@ -17,15 +19,18 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Any, cast
 
 import torch
 
 import pydiff
 from benchmarks import editing, inpainting
-from benchmarks.measure import Table, interleaved, machine, write_json
+from benchmarks.measure import Figure, Table, Times, interleaved, machine, write_json
 from benchmarks.measure import peak_memory as resident_peak
 from benchmarks.workloads import WEIGHTS
+from pydiff.cascade import Cascade
+from pydiff.networks import Denoiser
 from pydiff.pipeline import EMBEDDED
 from pydiff.tasks.generate import generate
 from pydiff.tasks.request import Call
@@ -37,14 +42,13 @@ TOLERANCE = 5e-4
 Maker = Callable[[int], torch.Tensor]
 
 
-def make_pydiff() -> Maker:
-    pipe = pydiff.load()
+def make_pydiff(dtype: torch.dtype = torch.float32) -> Maker:
+    return partial(_made, pydiff.load(dtype=dtype).cascade)
 
-    def make(size: int) -> torch.Tensor:
-        *_, last = states(generate(pipe.cascade, Call(PROMPT, seed=SEED), size=size))
-        return last.x
 
-    return make
+def _made(cascade: Cascade, size: int) -> torch.Tensor:
+    *_, last = states(generate(cascade, Call(PROMPT, seed=SEED), size=size))
+    return torch.as_tensor(last.x)
 
 
 def make_diffusers(compiled: bool = False) -> Maker:
@@ -77,19 +81,63 @@ def make_diffusers(compiled: bool = False) -> Maker:
 
 
 MAKERS: dict[str, Callable[[], Maker]] = {"pydiff": make_pydiff, "diffusers": make_diffusers}
+BFLOAT16 = "pydiff bfloat16"
 
 
 def compare(sizes: list[int], rounds: int) -> Table:
-    makers = {name: build() for name, build in MAKERS.items()}
-    table = Table("embedded cascade, one picture, float32", ("size", "pydiff s", "diffusers s", "ratio", "difference"))
+    makers = {name: build() for name, build in MAKERS.items()} | {BFLOAT16: make_pydiff(torch.bfloat16)}
+    columns = ("size", "pydiff s", "diffusers s", "ratio", "difference", f"{BFLOAT16} s", "its ratio", "its difference")
+    table = Table("embedded cascade, one picture, float32", columns)
     for size in sizes:
-        pictures = {name: make(size) for name, make in makers.items()}
-        difference = (pictures["pydiff"] - pictures["diffusers"]).abs().max().item()
-        if not difference < TOLERANCE:
-            raise SystemExit(f"at {size} the pictures differ by {difference:.1e}; no time is printed on a red check")
+        pictures = {name: make(size).float() for name, make in makers.items()}
+        off = {name: (pictures[name] - pictures["diffusers"]).abs().max().item() for name in makers}
+        if not off["pydiff"] < TOLERANCE:
+            raise SystemExit(f"at {size} the pictures differ by {off['pydiff']:.1e}; no time is printed on a red check")
         times = interleaved({name: partial(make, size) for name, make in makers.items()}, rounds)
-        ratio = times["diffusers"].median / times["pydiff"].median
-        table.add(size, times["pydiff"], times["diffusers"], f"{ratio:.2f}", f"{difference:.0e}")
+        ratios = {name: Figure(times["diffusers"].median / timed.median, ".2f") for name, timed in times.items()}
+        cells = (times["pydiff"], times["diffusers"], ratios["pydiff"], f"{off['pydiff']:.0e}")
+        table.add(size, *cells, times[BFLOAT16], ratios[BFLOAT16], f"{off[BFLOAT16]:.0e}")
+    return table
+
+
+class Timed:
+    """A network, and the seconds that its calls have taken."""
+
+    def __init__(self, unet: Denoiser) -> None:
+        self.unet, self.seconds = unet, 0.0
+
+    def __call__(self, *given: Any) -> Any:
+        began = time.perf_counter()
+        made = self.unet(*given)
+        self.seconds += time.perf_counter() - began
+        return made
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.unet, name)
+
+
+def outside(sizes: list[int], rounds: int) -> Table:
+    """What of a run is not calls of its networks, in the same run: the text, guidance, steps, thresholding."""
+    table = Table("outside of the network's calls", ("size", "type", "run s", "outside s", "share of the run"))
+    for size in sizes:
+        for dtype in (torch.float32, torch.bfloat16):
+            cascade = pydiff.load(dtype=dtype).cascade
+            timed = [Timed(stage.unet) for stage in cascade.stages]
+            stages = [
+                dataclasses.replace(stage, unet=cast(Denoiser, unet))
+                for stage, unet in zip(cascade.stages, timed, strict=True)
+            ]
+            make = partial(_made, dataclasses.replace(cascade, stages=tuple(stages)), size)
+            whole, rest = list[float](), list[float]()
+            make()
+            for _ in range(rounds):
+                before, began = sum(unet.seconds for unet in timed), time.perf_counter()
+                make()
+                whole.append(time.perf_counter() - began)
+                rest.append(whole[-1] - (sum(unet.seconds for unet in timed) - before))
+            share = median(part / run for part, run in zip(rest, whole, strict=True))
+            name = str(dtype).removeprefix("torch.")
+            table.add(size, name, Times(tuple(whole)), Times(tuple(rest)), Figure(share, ".1%"))
     return table
 
 
@@ -154,7 +202,8 @@ def main() -> None:
         tables = inpainting.tables(arguments.rounds)
     else:
         sizes = arguments.sizes
-        tables = [compare(sizes, arguments.rounds), memory(sizes), cold_start(arguments.rounds)]
+        rounds = arguments.rounds
+        tables = [compare(sizes, rounds), outside(sizes, rounds), memory(sizes), cold_start(rounds)]
     print("\n".join(map(str, tables)))
     print(f"in {time.perf_counter() - began:.0f} s")
     if arguments.json:

@@ -24,6 +24,14 @@ from pydiff.pipeline import EMBEDDED
 
 WEIGHTS = Path(pydiff.__file__).parent / "embedded" / "weights"
 TOKENS, TIME = 77, 500
+TITLES = {
+    "embedded": "the embedded base, 64x64",
+    "sd-toy": "a Stable Diffusion of 104 M parameters, 256x256",
+    "if-toy": "an IF of 109 M parameters, 64x64",
+    "sd15": "Stable Diffusion 1.5's configuration, 256x256",
+    "if-i-m": "IF-I-M's configuration, 64x64",
+    "vae": "Stable Diffusion's decoder, 256x256",
+}
 TEXT_ALONE = ("encoder_hid_proj", "add_embedding", "attn2.to_k", "attn2.to_v", "add_k_proj", "add_v_proj")
 SD15: dict[str, Any] = {"cross_attention_dim": 768, "sample_size": 32}
 IF_M: dict[str, Any] = {
@@ -152,10 +160,10 @@ def embedded(device: str) -> Workload:
     from diffusers import UNet2DConditionModel
 
     theirs = UNet2DConditionModel.from_pretrained(WEIGHTS / EMBEDDED[0] / "unet")  # in evaluation mode
-    return unet_workload("embedded cascade's base, 64x64", theirs, (3, 64, 64), device)
+    return unet_workload(TITLES["embedded"], theirs, (3, 64, 64), device)
 
 
-def of_config(title: str, config: Mapping[str, Any]) -> Callable[[str], Workload]:
+def of_config(name: str, config: Mapping[str, Any]) -> Callable[[str], Workload]:
     def make(device: str) -> Workload:
         from diffusers import UNet2DConditionModel
 
@@ -163,7 +171,7 @@ def of_config(title: str, config: Mapping[str, Any]) -> Callable[[str], Workload
             theirs: Any = UNet2DConditionModel(**config)
         side = config["sample_size"]
         shape = (config.get("in_channels", 4), side, side)
-        return unet_workload(title, random_weights(theirs.to_empty(device="cpu")), shape, device)
+        return unet_workload(TITLES[name], random_weights(theirs.to_empty(device="cpu")), shape, device)
 
     return make
 
@@ -180,16 +188,15 @@ def decoder(device: str) -> Workload:
     _, network = autoencoder_networks(own)
     module = Decoding(theirs)
     feeds = {"latent_sample": latents}
-    title = "Stable Diffusion's decoder, 256x256"
-    return Workload(title, module, (latents,), network, feeds, lambda: ours.decoders(own, latents))
+    return Workload(TITLES["vae"], module, (latents,), network, feeds, lambda: ours.decoders(own, latents))
 
 
 WORKLOADS: dict[str, Callable[[str], Workload]] = {
     "embedded": embedded,
-    "sd-toy": of_config("a Stable Diffusion of 104 M parameters, 256x256", SD_TOY),
-    "if-toy": of_config("an IF of 109 M parameters, 64x64", IF_TOY),
-    "sd15": of_config("Stable Diffusion 1.5's configuration, 256x256", SD15),
-    "if-i-m": of_config("IF-I-M's configuration, 64x64", IF_M),
+    "sd-toy": of_config("sd-toy", SD_TOY),
+    "if-toy": of_config("if-toy", IF_TOY),
+    "sd15": of_config("sd15", SD15),
+    "if-i-m": of_config("if-i-m", IF_M),
     "vae": decoder,
 }
 
