@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import platform
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -75,6 +75,15 @@ def _engines() -> Iterator[Finding]:
             continue
         state = "broken" if len(missing) == len(ENGINES) else "missing"
         yield Finding(state, package, f"{missing[package]}: pip install {extra!r}")
+    if len(missing) < len(ENGINES):
+        yield Finding("ok", "the command", f"one picture of a model that pydiff carries is made by {_first(missing)}")
+
+
+def _first(missing: Collection[str]) -> str:
+    """What `pydiff.cli.engine` starts with."""
+    if "onnxruntime" in missing:
+        return "torch; onnxruntime would be ready sooner"
+    return "onnxruntime" if "torch" in missing else "onnxruntime, much and what it refuses by torch"
 
 
 def _imports(package: str) -> str | None:

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from pydiff.diffusion.checks import real
-from pydiff.images import check_folder, fitted
-from pydiff.weights.files import write_whole
+from pydiff.images import fitted
+from pydiff.weights.files import check_folder, write_whole
 
 FRAME_SECONDS = 0.12
 ANIMATIONS = {".gif": "GIF", ".webp": "WEBP", ".png": "PNG"}
@@ -55,6 +55,8 @@ def overlay(picture: Image.Image, heat: NDArray[np.float32]) -> Image.Image:
 
 def strip(picture: Image.Image, panels: Mapping[str, Image.Image]) -> Image.Image:
     """The picture and the panels, each with its caption below, at most PER_ROW in a row."""
+    from PIL import ImageDraw, ImageFont
+
     shown = [("", picture), *panels.items()]
     scale = PANEL / max(picture.size)
     width, height = (max(1, round(side * scale)) for side in picture.size)

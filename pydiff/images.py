@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from pydiff._optional import TORCH, optional
 from pydiff.arrays import Array, cast, is_array, is_torch, namespace, on_host
-from pydiff.weights.files import parse_json, write_whole
+from pydiff.weights.files import check_png_path, parse_json, write_whole
+
+if TYPE_CHECKING:
+    from PIL import ImageDraw
 
 Given: TypeAlias = "Array | NDArray[Any]"
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -158,6 +160,8 @@ def open_image(path: Path) -> Image.Image:
 
 def _plain(image: Image.Image, what: str) -> Image.Image:
     """8-bit RGB, upright. I and F pictures hold 16 bits when a value is beyond 255."""
+    from PIL import ImageOps
+
     try:
         image = ImageOps.exif_transpose(image)
         if image.mode == "La":
@@ -175,23 +179,6 @@ def _plain(image: Image.Image, what: str) -> Image.Image:
         return image.convert("RGB")
     except UNREADABLE as error:
         raise ValueError(f"{what} is no readable picture: {error}") from error
-
-
-def check_png_path(path: Path) -> None:
-    """Raise ValueError where no PNG can be written."""
-    if path.suffix.lower() != ".png":
-        raise ValueError(f"the output {path} is no .png; pydiff writes PNG files")
-    check_folder(path)
-
-
-def check_folder(path: Path) -> None:
-    """Raise ValueError where no file can be written."""
-    if not path.parent.is_dir():
-        raise ValueError(f"the folder {path.parent} does not exist; make it first")
-    if not os.access(path.parent, os.W_OK):
-        raise ValueError(f"the folder {path.parent} cannot be written to; choose another")
-    if path.is_dir():
-        raise ValueError(f"the output {path} is a folder; give a file name")
 
 
 def write_png(path: Path, image: Image.Image, settings: Mapping[str, Any] | None) -> None:
@@ -249,6 +236,8 @@ def _quoted(value: str) -> str:
 
 def contact_sheet(rows: Sequence[Sequence[Image.Image]], captions: Sequence[str], cell: int = 256) -> Image.Image:
     """Rows of pictures, each scaled into a square cell, with a caption of one line under every row."""
+    from PIL import ImageDraw, ImageFont
+
     if not rows or not all(rows) or len(captions) != len(rows):
         raise ValueError(f"{len(rows)} rows and {len(captions)} captions; expected at least one picture in each row")
     line, gap = max(14, cell // 12), max(4, cell // 32)

@@ -12,6 +12,10 @@ from pydiff.models.unet_config import UNetConfig
 from pydiff.nn.cond import Cond
 
 
+class UnexportedError(ValueError):
+    """What torch runs and exported graphs do not; raised before any work."""
+
+
 class Denoiser(Protocol):
     """The network of a stage, evaluated at every step."""
 

@@ -1,25 +1,35 @@
-"""The tasks that begin from a picture, as a pipeline's methods."""
+"""The tasks that begin from a picture, as a pipeline's methods. Each imports its task when it is called."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from pydiff.cascade import EXAMPLE, Cascade, State
-from pydiff.images import check_output_type
-from pydiff.tasks.generate import upscale
-from pydiff.tasks.image_to_image import image_to_image
-from pydiff.tasks.inpaint import inpaint
-from pydiff.tasks.instruct import instruct
-from pydiff.tasks.outpaint import outpaint
-from pydiff.tasks.paint_by_example import paint_by_example
-from pydiff.tasks.request import make_call
-from pydiff.tasks.restore import restore
-from pydiff.tasks.run import Request, Result, finish
-from pydiff.tasks.unclip import variations
-from pydiff.tasks.words import Prompt
+if TYPE_CHECKING:
+    from pydiff.cascade import Cascade, State
+    from pydiff.tasks.request import Call
+    from pydiff.tasks.run import Request, Result
+    from pydiff.tasks.words import Prompt
 
-Watch = Callable[[State], object] | None
+Watch: TypeAlias = "Callable[[State], object] | None"
+
+
+def check_output_type(output_type: str) -> None:
+    from pydiff import images
+
+    images.check_output_type(output_type)
+
+
+def make_call(prompt: Prompt, arguments: Mapping[str, Any]) -> Call:
+    from pydiff.tasks import request
+
+    return request.make_call(prompt, arguments)
+
+
+def finish(wanted: Request, output_type: str, watch: Watch) -> Result:
+    from pydiff.tasks import run
+
+    return run.finish(wanted, output_type, watch)
 
 
 class PictureTasks:
@@ -43,6 +53,8 @@ class PictureTasks:
         strength: in (0, 1], how much of the way back to noise it goes (0.8). With denoising_start in its place, latents
         that another run left there with denoising_end are taken over.
         """
+        from pydiff.tasks.image_to_image import image_to_image
+
         return self._finish(image_to_image, output_type, watch, image, call=make_call(prompt, arguments), size=size)
 
     def inpaint(
@@ -62,6 +74,10 @@ class PictureTasks:
         example: in the place of a prompt, for a model that paints by example: a picture, given as image is, of what to
         paint there. The model sees the square in its middle.
         """
+        from pydiff.cascade import EXAMPLE
+        from pydiff.tasks.inpaint import inpaint
+        from pydiff.tasks.paint_by_example import paint_by_example
+
         call = make_call(prompt, arguments)
         if example is not None or self.cascade.stages[0].kind == EXAMPLE:
             if size is not None:
@@ -91,6 +107,8 @@ class PictureTasks:
         window_overlap: the share of a window's side that the next one shares, in [0, 0.9] (0.75). method, jump_length
         and the other options, and size: as for `inpaint`.
         """
+        from pydiff.tasks.outpaint import outpaint
+
         sides = {"left": left, "right": right, "top": top, "bottom": bottom}
         return self._finish(outpaint, output_type, watch, image, make_call(prompt, arguments), sides, size=size)
 
@@ -109,6 +127,8 @@ class PictureTasks:
         guidance_scale: how closely to follow the words; image_guidance_scale: how closely to keep to the picture. size:
         of the picture to make, for a cascade of pixels: by default the largest stage's that does not exceed the image.
         """
+        from pydiff.tasks.instruct import instruct
+
         return self._finish(instruct, output_type, watch, image, call=make_call(prompt, arguments), size=size)
 
     def upscale(
@@ -126,6 +146,8 @@ class PictureTasks:
         The stages that make it larger run, up to `size`; the first takes it, whatever its side, for the picture of the
         stage before. Otherwise as `generate`.
         """
+        from pydiff.tasks.generate import upscale
+
         return self._finish(upscale, output_type, watch, image, call=make_call(prompt, arguments), size=size)
 
     def variations(
@@ -138,6 +160,8 @@ class PictureTasks:
         **arguments: Any,
     ) -> Result:
         """Pictures that CLIP finds like the one given, with an unCLIP model of variations."""
+        from pydiff.tasks.unclip import variations
+
         return self._finish(variations, output_type, watch, image, call=make_call("", arguments), size=size)
 
     def restore(
@@ -158,6 +182,8 @@ class PictureTasks:
         picture). Only inpaint and uncrop take a mask, and need it: as `inpaint` takes it, white = missing; what is
         black comes back unchanged. The picture keeps its size. No words are read.
         """
+        from pydiff.tasks.restore import restore
+
         return self._finish(restore, output_type, watch, image, task, mask, call=make_call(None, arguments))
 
     def _finish(

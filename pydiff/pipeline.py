@@ -9,24 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydiff._optional import TORCH, optional
-from pydiff.arrays import Array
-from pydiff.images import check_output_type
-from pydiff.picture_tasks import PictureTasks, Watch
-from pydiff.runtime.manifest import is_exported
-from pydiff.tasks.choices import Choice, choices
-from pydiff.tasks.edit import edit
-from pydiff.tasks.generate import generate
-from pydiff.tasks.invert import find, invert
-from pydiff.tasks.inverted import Inverted
-from pydiff.tasks.reconstruct import check_no_sides, edit_inverted, reconstruct
-from pydiff.tasks.request import make_call
-from pydiff.tasks.run import Preview, Result, finish, previews
-from pydiff.tasks.words import Prompt
+from pydiff.picture_tasks import PictureTasks, Watch, check_output_type, finish, make_call
 
 if TYPE_CHECKING:
     import torch
 
+    from pydiff.arrays import Array
     from pydiff.cascade import Cascade
+    from pydiff.tasks.choices import Choice
+    from pydiff.tasks.inverted import Inverted
+    from pydiff.tasks.run import Preview, Result
+    from pydiff.tasks.words import Prompt
 
 EMBEDDED = ("base", "super_256", "super_1024")
 EMBEDDED_NAME = "pydiff-embedded"  # in settings
@@ -48,6 +41,7 @@ def load(
     tokenizer: Model | None = None,
     prediction_type: str | None = None,
     provider: str | None = None,
+    ahead: bool = False,
 ) -> Pipeline:
     """Open a pipeline: the embedded cascade, a folder in the diffusers layout, one folder per stage (small first), a
     single safetensors file of Stable Diffusion, the id of a repository on the Hugging Face hub, or a folder that
@@ -59,6 +53,8 @@ def load(
     variant: "fp16" and the like, of the files to read. For a single file, which holds neither: tokenizer, a folder with
     CLIP's (or of a pipeline with it), and prediction_type, "epsilon" for Stable Diffusion 2 base. An exported folder
     takes none of these, and alone takes provider, what ONNX Runtime runs on: "cpu" unless said, "cuda" or "tensorrt".
+    ahead: on ONNX Runtime, open the first graphs of a model that pydiff carries on a thread while the rest is imported,
+    in a process that wants its first picture soon and does not fork before it.
     Nothing but a hub id is fetched, and no code of a checkpoint is run. Raises ValueError, by name, for what is
     missing, corrupt, unsafe or of a kind that pydiff does not run.
     """
@@ -66,10 +62,12 @@ def load(
     how |= {"tokenizer": tokenizer, "prediction_type": prediction_type}
     name = EMBEDDED_NAME if model is None else model
     if isinstance(name, str) and name in SHIPPED:
-        return Pipeline(_shipped(name, how, provider))
+        return Pipeline(_shipped(name, how, provider, ahead))
     paths = [model] if isinstance(model, (str, os.PathLike)) else model
     if not isinstance(paths, Sequence) or not paths or not all(isinstance(path, (str, os.PathLike)) for path in paths):
         raise ValueError(f"model is {model!r}; expected a folder, or a list of one folder per stage")
+    from pydiff.runtime.manifest import is_exported
+
     exported = [Path(path) for path in paths if is_exported(Path(path))]
     if not exported:
         return Pipeline(_from_weights(list(paths), " ".join(map(str, paths)), how, provider))
@@ -78,13 +76,13 @@ def load(
     return Pipeline(_from_export(exported[0], how, provider))
 
 
-def _shipped(name: str, how: dict[str, Any], provider: str | None) -> Cascade:
+def _shipped(name: str, how: dict[str, Any], provider: str | None, ahead: bool) -> Cascade:
     """A model that pydiff carries: by torch, or by ONNX Runtime where a provider is given or there is no torch."""
     if provider is not None or not _has_torch():
-        from pydiff.runtime.opening import open_shipped
+        from pydiff.runtime.shipped import open_shipped
 
         _check_exported(how, name)
-        return open_shipped(SHIPPED[name], name, provider)
+        return open_shipped(SHIPPED[name], name, provider, ahead=ahead)
     home = Path(__file__).parent / "embedded" / "weights"
     return _from_weights([home / folder for folder in SHIPPED[name]], name, how, provider)
 
@@ -155,6 +153,8 @@ class Pipeline(PictureTasks):
     def choices(self) -> list[Choice]:
         """What this model runs of every task, condition, algorithm, thresholding and sampling, and for all else the
         reason why it is refused: see `pydiff.tasks.choices.Choice`."""
+        from pydiff.tasks.choices import choices
+
         return choices(self.cascade)
 
     def generate(
@@ -179,6 +179,8 @@ class Pipeline(PictureTasks):
         `Pipeline`; a list holds one value per stage, anything else is for the first. A word that the model never saw is
         warned of.
         """
+        from pydiff.tasks.generate import generate
+
         check_output_type(output_type)
         call = make_call(prompt, arguments)
         how: dict[str, Any] = {"size": size, "height": height, "width": width, "latents": latents}
@@ -199,6 +201,9 @@ class Pipeline(PictureTasks):
 
         Takes `generate`'s arguments but output_type and watch, and checks them at once; `close()` ends the run.
         """
+        from pydiff.tasks.generate import generate
+        from pydiff.tasks.run import previews
+
         call = make_call(prompt, arguments)
         how: dict[str, Any] = {"size": size, "height": height, "width": width, "latents": latents}
         return previews(generate(self.cascade, call, **how, cross_frame=cross_frame))
@@ -227,6 +232,10 @@ class Pipeline(PictureTasks):
 
         source: also what `invert` made of a picture; its sides, noise and way of sampling are then the inversion's.
         """
+        from pydiff.tasks.edit import edit
+        from pydiff.tasks.inverted import Inverted
+        from pydiff.tasks.reconstruct import check_no_sides, edit_inverted
+
         check_output_type(output_type)
         call = make_call(None, arguments)
         if isinstance(source, Inverted):
@@ -244,6 +253,8 @@ class Pipeline(PictureTasks):
         on the result. By name every field of `pydiff.tasks.invert.InvertOptions` (method, measure and others).
         num_inference_steps is 50 unless said. An exception in watch ends the inversion and leaves nothing behind.
         """
+        from pydiff.tasks.invert import find, invert
+
         return find(invert(self.cascade, image, make_call(prompt, arguments), size=size), watch)
 
     def reconstruct(
@@ -256,4 +267,6 @@ class Pipeline(PictureTasks):
         **arguments: Any,
     ) -> Result:
         """Make a picture again that `invert` inverted. Stages after the first make it larger, as `generate` does."""
+        from pydiff.tasks.reconstruct import reconstruct
+
         return self._finish(reconstruct, output_type, watch, inverted, call=make_call(None, arguments), size=size)

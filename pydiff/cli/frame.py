@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydiff.cli.options import heat_path, open_model
+from pydiff.cli.engine import run_task
+from pydiff.cli.options import heat_path
 from pydiff.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -34,11 +35,10 @@ def carry_out(
 ) -> int:
     """Run the pipeline's method `task`, and write its pictures from number `first` on to the paths, beside each its
     heat where it was asked for, and the sheet; the exit status. model: the one to load where none is named."""
+    with Progress(quiet=arguments.quiet) as progress:
+        result = run_task(arguments, task, {**call, "watch": progress}, model)
     from pydiff.images import contact_sheet, write_png
 
-    pipe = open_model(arguments, model)
-    with Progress(quiet=arguments.quiet) as progress:
-        result: Result = getattr(pipe, task)(**call, watch=progress)
     for index, path in enumerate(paths, first):
         write_png(path, result.images[index], None if arguments.no_metadata else result.settings[index])
         print(path)

@@ -92,8 +92,10 @@ def _add_output(command: argparse.ArgumentParser, sheet: str, default: str) -> N
     command.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
 
 
-def open_model(arguments: argparse.Namespace, default: str | None = None) -> Pipeline:
-    """The model that is named, or else the default one."""
+def open_model(
+    arguments: argparse.Namespace, default: str | None = None, provider: str | None = None, ahead: bool = False
+) -> Pipeline:
+    """The model that is named, or else the default one. provider: where none is named; ahead: see `load`."""
     from pydiff.pipeline import load
 
     named = arguments.model or default
@@ -103,7 +105,8 @@ def open_model(arguments: argparse.Namespace, default: str | None = None) -> Pip
         device=arguments.device,
         variant=arguments.variant,
         tokenizer=arguments.tokenizer,
-        provider=arguments.provider,
+        provider=arguments.provider or provider,
+        ahead=ahead,
     )
 
 
@@ -150,7 +153,7 @@ def _repeated(arguments: argparse.Namespace, task: str, own: Collection[str]) ->
 
 def output_paths(arguments: argparse.Namespace, name: str, count: int, given: Iterable[Path] = ()) -> list[Path]:
     """One path per picture, by default of this name; ValueError where one cannot be written or is one of `given`."""
-    from pydiff.images import check_png_path
+    from pydiff.weights.files import check_png_path
 
     if count < 1:
         raise ValueError(f"-n is {count}; expected at least 1")

@@ -21,8 +21,6 @@ from pydiff.runtime.verify import verify
 from pydiff.text.clip import Reading
 from pydiff.weights.files import read_config
 
-SHIPPED = Path(__file__).parents[1] / "embedded" / "weights"  # one manifest for the stages of all models
-
 
 def open_exported(folder: str | os.PathLike[str], provider: str | None = None) -> Cascade:
     """A cascade from a folder that `pydiff export` wrote.
@@ -37,16 +35,11 @@ def open_exported(folder: str | os.PathLike[str], provider: str | None = None) -
     chosen, manifest = provider_of(provider), read_manifest(root)
     exported = Exported(root, manifest, chosen)
     verify(root, manifest)
-    return _cascade(exported, manifest.stages, manifest.model)
+    return cascade_of(exported, manifest.stages, manifest.model)
 
 
-def open_shipped(stages: Sequence[str], name: str, provider: str | None = None) -> Cascade:
-    """A model that pydiff carries. Its files are of the package, as the code is, so that they are not verified again.
-    Raises ValueError as `open_exported` does."""
-    return _cascade(Exported(SHIPPED, read_manifest(SHIPPED), provider_of(provider)), stages, name)
-
-
-def _cascade(exported: Exported, stages: Sequence[str], name: str) -> Cascade:
+def cascade_of(exported: Exported, stages: Sequence[str], name: str) -> Cascade:
+    """The cascade of an exported folder's stages, by the name that settings call it."""
     indexes = [read_index(exported.folder / stage) for stage in stages]
     cascade = open_indexes(indexes, OnnxNetworks(exported), name)
     size = exported.manifest.default_size

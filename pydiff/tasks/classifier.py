@@ -12,6 +12,7 @@ from pydiff.cascade import StagePlan, Start
 from pydiff.diffusion.classifier import Classifier, class_gradient
 from pydiff.diffusion.guidance import Scale, per_level
 from pydiff.diffusion.rows import Row
+from pydiff.networks import UnexportedError
 from pydiff.tasks.checks import integer, is_list
 
 MOST_CLASSES = 1 << 31
@@ -83,7 +84,7 @@ def classifier_guidance(
             "name"
         )
     if not is_torch(plan.stage.unet.like):
-        raise ValueError("classifier is given, whose gradient needs torch weights, not an exported model; leave it out")
+        raise UnexportedError("classifier is given, whose gradient needs torch weights, not an exported model")
     if isinstance(classifier, sys.modules["torch"].nn.Module) and classifier.training:
         raise ValueError("classifier is in training mode, where pictures may depend on each other; call its eval()")
     labels = _labels(class_labels if options.classifier_labels is None else options.classifier_labels, count)

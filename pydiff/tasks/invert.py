@@ -18,6 +18,7 @@ from pydiff.cascade import Cascade, Leg, StagePlan, Start, State, run
 from pydiff.diffusion.guidance import unguided
 from pydiff.diffusion.inversion import OnInner, Tuning, inverted, null_text
 from pydiff.images import to_unit
+from pydiff.networks import UnexportedError
 from pydiff.nn.cond import Cond
 from pydiff.tasks.begin import Now, branches
 from pydiff.tasks.checks import integer, number, otherwise
@@ -110,7 +111,7 @@ def invert(cascade: Cascade, image: Any, call: Call, *, size: int | None = None)
         scale = wanted.plans[0].said["guidance_scale"]
         raise ValueError(f"guidance_scale is {scale}, but null_text is for runs that are guided; give more than 1")
     if how.method == NULL_TEXT and not is_torch(stages[0].unet.like):
-        raise ValueError("method is 'null_text', which needs torch weights, not an exported model; give another one")
+        raise UnexportedError("method is 'null_text', which needs torch weights; give another one")
     return Inversion(wanted, given, how)
 
 

@@ -7,15 +7,15 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from pydiff.arrays import is_torch
-from pydiff.networks import Denoiser
+from pydiff.networks import Denoiser, UnexportedError
 from pydiff.tasks.checks import is_list
 
 
 def check_open(network: Denoiser, option: str) -> None:
-    """Raise ValueError, by the option's name, for a network whose attention is closed to it: an exported graph has
+    """Raise UnexportedError, by the option's name, for a network whose attention is closed to it: an exported graph has
     inputs for tables and probes alone."""
     if not is_torch(network.like):
-        raise ValueError(f"{option} is not in an exported model; open the folder that it was exported from")
+        raise UnexportedError(f"{option} is not in an exported model; open the folder that it was exported from")
 
 
 def attending(network: Denoiser, to: str) -> list[str]:

@@ -12,6 +12,7 @@ from pydiff.arrays import Array, is_array, is_torch, placed
 from pydiff.cascade import Cascade, Stage, StagePlan
 from pydiff.diffusion.noise import Noise
 from pydiff.models.unet2d_config import UNet2DConfig
+from pydiff.networks import UnexportedError
 from pydiff.tasks.begin import Begin, Micro, micro_fields
 from pydiff.tasks.checks import integer, is_list, per_prompt
 from pydiff.tasks.classifier import CLASSIFIER, classifier_guidance
@@ -79,7 +80,7 @@ def make_request(
     _check_words(words, plans, guided)
     micro = micro_fields(call.chosen(tuple(Micro.__dataclass_fields__)))
     if call.generator is not None and not is_torch(stages[0].unet.like):
-        raise ValueError("generator is given, but an exported model draws without torch; give seed")
+        raise UnexportedError("generator is given, but an exported model draws without torch; give seed")
     seeds, drawn = generators(call.seed, call.generator, count)
     return Request(
         task,

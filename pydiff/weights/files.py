@@ -93,6 +93,23 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
+def check_png_path(path: Path) -> None:
+    """Raise ValueError where no PNG can be written."""
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"the output {path} is no .png; pydiff writes PNG files")
+    check_folder(path)
+
+
+def check_folder(path: Path) -> None:
+    """Raise ValueError where no file can be written."""
+    if not path.parent.is_dir():
+        raise ValueError(f"the folder {path.parent} does not exist; make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise ValueError(f"the folder {path.parent} cannot be written to; choose another")
+    if path.is_dir():
+        raise ValueError(f"the output {path} is a folder; give a file name")
+
+
 def write_json(path: str | os.PathLike[str], value: Mapping[str, Any]) -> None:
     """Write value as indented JSON; the file appears whole or not at all."""
     text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"

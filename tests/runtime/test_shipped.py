@@ -14,7 +14,7 @@ from PIL import Image
 import pydiff
 from pydiff.pipeline import SHIPPED
 from pydiff.runtime.manifest import file_record, read_manifest
-from pydiff.runtime.opening import SHIPPED as HOME
+from pydiff.runtime.shipped import SHIPPED as HOME
 
 PROMPT = "a red circle left of a blue square on a white background"
 BARE = """
