@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 
 import pydiff
 from benchmarks.measure import Table, interleaved
-from pydiff.cascade import Network
 from pydiff.diffusion import loop
 from pydiff.tasks.begin import Now
 from pydiff.tasks.inpaint import inpaint
 from pydiff.tasks.request import make_call
 from pydiff.tasks.words import encode_all
+from pydiff.walk import Network
 
 TOLERANCE = 2e-3  # of pictures in [0, 1], in float32
 SEED = 7

@@ -28,7 +28,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from pydiff.cascade import Branch, Leg, Stage, StageDefaults, StagePlan, Start, run
+from pydiff.cascade import Branch, Leg, Stage, StageDefaults, StagePlan, Start
+from pydiff.walk import run
 from pydiff.diffusion import Noise, SamplerConfig, NoiseSchedule, classifier_free, make_threshold
 from pydiff.diffusion.windows import make_windows
 from pydiff.nn.cond import Cond

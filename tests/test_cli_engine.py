@@ -60,6 +60,7 @@ def test_what_is_torchs_or_is_decided_does_not(options: dict[str, Any]) -> None:
         {"size": 1024},
         {"height": 512, "width": 64},
         {"target": ["a green circle", "a blue circle"]},
+        {"size": 1024, "num_images_per_prompt": []},
         {"image": Image.new("RGB", (64, 1024))},
     ],
 )

@@ -54,9 +54,10 @@ def _run(arguments: argparse.Namespace, task: str, call: Mapping[str, Any], defa
 
 
 def _is_much(call: Mapping[str, Any]) -> bool:
-    """Whether so many or so large pictures are asked for, as far as the call says it."""
+    """Whether so many or so large pictures are asked for, as far as the call says it; it is not checked yet."""
     image, target = call.get("image"), call.get("target")
-    sides = [call[name] for name in ("size", "height", "width") if call.get(name) is not None]
+    numbers = {name: value for name, value in call.items() if isinstance(value, int)}
+    sides = [numbers[name] for name in ("size", "height", "width") if name in numbers]
     sides = sides or ([] if image is None else [*image.size])
-    pictures = (1 + len(target) if isinstance(target, list) else 1) * (call.get("num_images_per_prompt") or 1)
+    pictures = (1 + len(target) if isinstance(target, list) else 1) * numbers.get("num_images_per_prompt", 1)
     return pictures > MOST_PICTURES or max(sides, default=0) > MOST_SIDE

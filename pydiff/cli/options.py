@@ -20,6 +20,8 @@ SAID = {
     "width": "width",
     "num_inference_steps": "steps",
     "guidance_scale": "guidance",
+    "guidance_interval": "guidance_interval",
+    "low_memory": "low_memory",
     "sampler": "sampler",
     "capture": "heat",
 }
@@ -45,6 +47,9 @@ def _add_sampling(command: argparse.ArgumentParser) -> None:
     command.add_argument("--seed", type=int, metavar="S", help="an integer; the same seed makes the same picture")
     command.add_argument("--steps", type=int, metavar="N", help="steps of the first stage")
     command.add_argument("--sampler", metavar="NAME", help="ddpm, ddim, pndm, euler, euler_ancestral, dpmpp_2m, ...")
+    command.add_argument(
+        "--low-memory", action="store_true", default=None, help="one branch of one picture at a time; the same picture"
+    )
 
 
 def add_words(command: argparse.ArgumentParser, size: str) -> None:
@@ -57,6 +62,13 @@ def add_words(command: argparse.ArgumentParser, size: str) -> None:
         type=float,
         metavar="SCALE",
         help="how closely to follow the words; 1 is plainly",
+    )
+    command.add_argument(
+        "--guidance-interval",
+        nargs=2,
+        type=float,
+        metavar=("LOW", "HIGH"),
+        help="guide only at noise between these, 0 none to 1 all: faster, and not quite the same picture",
     )
     command.add_argument("--negative", "--negative-prompt", metavar="PROMPT", help="what to steer away from")
     command.add_argument(

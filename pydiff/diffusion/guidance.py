@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from pydiff.diffusion.checks import real
+from pydiff.diffusion.rows import StepTable
 
 Scale = float | Sequence[float] | Callable[[int, int], float]
 
@@ -97,6 +98,27 @@ def limited(scale: Scale, start: float = 0.0, stop: float = 1.0) -> Callable[[in
         return per_level("guidance_scale", scale, levels)[level] if inside else 1.0
 
     return limited_scale
+
+
+def noise_shares(table: StepTable) -> list[float]:
+    """How noisy x is at every noise level of a run, from 0, a clean picture, to 1, noise alone: the angle of Salimans
+    and Ho 2022 (Progressive Distillation, appendix D), atan(sigma / alpha), as a share of a right angle."""
+    shares = dict.fromkeys(range(table.levels), 0.0)
+    shares |= {
+        row.level: math.atan2(row.step.sigma, row.step.alpha) * 2 / math.pi
+        for row in reversed(table.rows)
+        if row.evaluate
+    }
+    return list(shares.values())
+
+
+def within(guidance: Guidance, shares: Sequence[float], low: float, high: float) -> Guidance:
+    """Guidance at the levels whose share of noise is in (low, high], branch 0 alone at the others, where no other one
+    is evaluated (Kynkäänniemi et al. 2024, Applying Guidance in a Limited Interval, section 3: sigma in (sigma_lo,
+    sigma_hi]; a sigma of theirs, where alpha is 1, is a share of 2 atan(sigma) / pi)."""
+    alone = (1.0, *(0.0 for _ in guidance.weights[0][1:]))
+    rows = zip(guidance.weights, shares, strict=True)
+    return make_guidance([row if low < share <= high else alone for row, share in rows], guidance.rescale)
 
 
 def per_level(name: str, scale: Scale, levels: int) -> list[float]:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from pydiff.arrays import inference, like, on_host
 from pydiff.cascade import Branch, Cascade, Stage, StagePlan, Start
-from pydiff.cascade import Network as Predict
 from pydiff.diffusion import loop
 from pydiff.diffusion.noise import Noise
 from pydiff.export.graphs import Network, example_inputs
@@ -20,6 +19,7 @@ from pydiff.networks import Denoiser
 from pydiff.nn.cond import Cond
 from pydiff.nn.edit import AttentionEdit, Heat, PixelEdit
 from pydiff.tasks.plan import Options, plan_stages
+from pydiff.walk import Network as Predict
 
 # Of a call, in torch's float32: the largest difference of float32, over the largest value where that is above 1; of
 # smaller weights the root mean square of the differences, over that of the values.

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from pydiff.arrays import Array, inference, is_torch, like, namespace, placed, wide
-from pydiff.cascade import Cascade, Leg, StagePlan, Start, State, run
+from pydiff.cascade import Cascade, Leg, StagePlan, Start, State
 from pydiff.diffusion.guidance import unguided
 from pydiff.diffusion.inversion import OnInner, Tuning, inverted, null_text
 from pydiff.images import to_unit
@@ -32,6 +32,7 @@ from pydiff.tasks.reconstruct import WALK, reconstruct, walked
 from pydiff.tasks.request import Call, make_request
 from pydiff.tasks.run import Request, finish
 from pydiff.tasks.words import encode_all
+from pydiff.walk import run
 
 STEPS = 50
 MOST_PSNR = 100.0  # dB; of pictures that are the same
@@ -123,7 +124,7 @@ def _check_call(call: Call, method: str) -> None:
             raise ValueError(f"{name} is given, but an inversion draws nothing and is followed by watch; leave it out")
     if call.negative_prompt is not None and method != NULL_TEXT:
         raise ValueError(f"negative_prompt is {call.negative_prompt!r}, but {method} reads none; leave it out")
-    for name in call.chosen(("guidance_rescale", "pag_scale", *CLASSIFIER)):
+    for name in call.chosen(("guidance_rescale", "guidance_interval", "pag_scale", *CLASSIFIER)):
         raise ValueError(f"{name} is given, but an inversion has no use for it; say it of the edit")
 
 

@@ -10,20 +10,24 @@ from functools import partial
 from itertools import starmap
 from typing import Any
 
-from pydiff.cascade import INSTRUCT, Cascade, Stage, StagePlan
-from pydiff.diffusion.guidance import Guidance, classifier_free, instruct, per_level, unguided
+from pydiff.cascade import Cascade, Stage, StagePlan
 from pydiff.diffusion.partial import begin_below, begin_of_strength, rows_above, timestep_cutoff
 from pydiff.diffusion.rows import StepTable
 from pydiff.diffusion.thresholding import make_threshold
 from pydiff.ops.guided_step import Threshold
 from pydiff.tasks.augmentation import conditioning, ends, noise_level
 from pydiff.tasks.checks import integer, is_list, number, otherwise
-from pydiff.tasks.perturbed import plan_perturbed
+from pydiff.tasks.guided import plan_guidance
 
 PerStage = float | Sequence[Any] | Callable[[int, int], float] | None
 PRIOR = ("prior_num_inference_steps", "prior_guidance_scale")  # options of unCLIP's prior
-OF_ONE: Mapping[str, type] = {"timesteps": numbers.Integral, "pag_layers": str}  # lists of these are for one stage
+OF_ONE: Mapping[str, type] = {  # lists of these are for one stage
+    "timesteps": numbers.Integral,
+    "guidance_interval": numbers.Real,
+    "pag_layers": str,
+}
 CODING = ("vae_tiling", "vae_slicing")
+LOW_MEMORY = "low_memory"
 AUGMENTATION = ("noise_level", "conditioning")  # of the low-res pictures of super-resolution stages
 PARTS = ("strength", "denoising_start", "denoising_end")  # how much of a stage's run is walked
 NO_PARTS: Mapping[str, float | None] = {}
@@ -37,7 +41,9 @@ class Options:
     num_inference_steps: at least 1. timesteps, in their place: descending training timesteps, or the name or counts of
     a respacing ("smart50"). guidance_scale: up to 1 is no guidance; a function (level, levels) -> scale makes it vary
     over a run, as does a list in the place of a stage's number. image_guidance_scale: how closely to keep to the
-    picture, of stages that follow instructions. guidance_rescale: phi in [0, 1]. pag_scale: of perturbed-attention
+    picture, of stages that follow instructions. guidance_rescale: phi in [0, 1]. guidance_interval: (low, high), the
+    noise from 0 (none) to 1 (noise alone) between which guidance is on (`pydiff.diffusion.guidance.within`), an
+    approximation, off by default. pag_scale: of perturbed-attention
     guidance (`pydiff.tasks.perturbed`), 0 is none, said as guidance_scale is; pag_adaptive_scale: how much less of it
     per timestep; pag_layers: where, names with * for any part, by default the middle of the network. sampler: ddpm,
     ddim, pndm, euler, euler_ancestral, dpmpp_2m, dpmpp_2m_sde, heun or edm. eta: noise of ddim, in [0, 1].
@@ -48,7 +54,9 @@ class Options:
     the share of the steps that changes a picture; denoising_start and denoising_end, shares of the noise levels,
     (0, 1), at which a run takes over from another and leaves off. Of every stage with an autoencoder: vae_tiling,
     pictures are coded tile by tile, and vae_slicing, one after the other: less memory, and with tiles a slightly other
-    picture.
+    picture. low_memory, of all stages: a network call takes one row, a branch of the guidance of one picture, so that
+    the network's memory does not grow with them; the same pictures, more slowly. Rows whose attention is edited or
+    captured stay together, for they borrow from each other.
     """
 
     num_inference_steps: PerStage = None
@@ -56,6 +64,7 @@ class Options:
     guidance_scale: PerStage = None
     image_guidance_scale: PerStage = None
     guidance_rescale: PerStage = None
+    guidance_interval: Sequence[Any] | None = None
     pag_scale: PerStage = None
     pag_adaptive_scale: PerStage = None
     pag_layers: str | Sequence[Any] | None = None
@@ -71,6 +80,7 @@ class Options:
     denoising_end: float | None = None
     vae_tiling: bool | None = None
     vae_slicing: bool | None = None
+    low_memory: bool | Sequence[bool | None] | None = None
 
     def of_stage(self, index: int, stages: int, takes_low_res: bool) -> dict[str, Any]:
         """Every option's value for one stage, None where the folder decides."""
@@ -83,7 +93,7 @@ class Options:
                 values[name] = value[index]
             elif name in AUGMENTATION:
                 values[name] = value if takes_low_res else None
-            elif name in CODING:
+            elif name in (*CODING, LOW_MEMORY):
                 values[name] = value
             else:
                 values[name] = value if index == 0 else None
@@ -140,29 +150,23 @@ def plan_stage(stage: Stage, values: Mapping[str, Any], size: tuple[int, int], e
         )
     sampler = otherwise(values["sampler"], stage.sampling.sampler)
     table, walked = _table(stage, sampler, values, end)
-    scale = _scale("guidance_scale", otherwise(values["guidance_scale"], stage.defaults.guidance_scale), table.levels)
-    rescale = number("guidance_rescale", otherwise(values["guidance_rescale"], 0.0), 0, 1)
-    image_scale = _image_scale(stage, values["image_guidance_scale"], table.levels)
-    pag_scale = _scale("pag_scale", otherwise(values["pag_scale"], 0.0), table.levels)
-    pag = plan_perturbed(stage, pag_scale, values["pag_adaptive_scale"], values["pag_layers"], table)
+    guided = plan_guidance(stage, values, table)
     threshold = _threshold(stage, values)
     level = noise_level(stage, values["noise_level"])
     said = {
         **walked,
-        "guidance_scale": scale,
-        "image_guidance_scale": image_scale,
-        "guidance_rescale": rescale,
-        **pag.said,
+        **guided.said,
         "sampler": sampler,
         "thresholding": threshold.kind,
         "percentile": threshold.percentile if threshold.kind == "dynamic" else None,
         "max_value": None if threshold.kind == "none" or math.isinf(threshold.max_value) else threshold.max_value,
         "noise_level": level,
         "conditioning": conditioning(stage, values["conditioning"]),
-        **{name: values[name] for name in CODING},
+        **{name: values[name] for name in (*CODING, LOW_MEMORY)},
     }
-    guidance = pag.applied(make_guidance(scale, image_scale, table.levels, rescale))
-    return StagePlan(stage, table, guidance, threshold, size, level, said, _coding(stage, values), pag.layers)
+    coding, low = _coding(stage, values), _flag(LOW_MEMORY, values[LOW_MEMORY])
+    plan = StagePlan(stage, table, guided.guidance, threshold, size, level, said, coding, guided.perturbed)
+    return plan._replace(low_memory=low)
 
 
 def _table(stage: Stage, sampler: Any, values: Mapping[str, Any], end: float) -> tuple[StepTable, dict[str, Any]]:
@@ -201,51 +205,20 @@ def _part(table: Callable[..., StepTable], timesteps: int, said: Mapping[str, An
     return rows if end is None else rows.until(rows_above(rows, timestep_cutoff(end, timesteps)))
 
 
-def make_guidance(scale: Any, image_scale: Any, levels: int, rescale: float) -> Guidance:
-    """Guidance over [text, null], over [text, image, null] with an image scale; one branch where nothing is guided.
-
-    As in diffusers a scale of at most 1 is no guidance, and an image scale below 1 turns all of it off.
-    """
-    if image_scale is None:
-        scales = [max(1.0, value) for value in per_level("guidance_scale", scale, levels)]
-        guidance = classifier_free(scales, levels, rescale=rescale)
-    else:
-        texts, images = (
-            per_level("guidance_scale", scale, levels),
-            per_level("image_guidance_scale", image_scale, levels),
-        )
-        on = [text > 1 and image >= 1 for text, image in zip(texts, images, strict=True)]
-        texts, images = ([s if use else 1.0 for s, use in zip(given, on, strict=True)] for given in (texts, images))
-        guidance = instruct(texts, images, levels, rescale=rescale)
-    return unguided(levels) if all(not any(row[1:]) for row in guidance.weights) else guidance
-
-
 def _coding(stage: Stage, values: Mapping[str, Any]) -> dict[str, bool]:
     """How the autoencoder works, in its own words."""
     for name in CODING:
-        if values[name] is not None and not isinstance(values[name], bool):
-            raise ValueError(f"{name} is {values[name]!r}; expected True or False")
-        if values[name] and stage.codec is None:
+        if _flag(name, values[name]) and stage.codec is None:
             raise ValueError(
                 f"{name} is True, but a stage has no autoencoder; leave it out, or list one value per stage"
             )
     return {name.removeprefix("vae_"): True for name in CODING if values[name]}
 
 
-def _scale(name: str, scale: Any, levels: int) -> float | list[float]:
-    """A number, or one per noise level."""
-    if not callable(scale) and not is_list(scale):
-        return number(name, scale)
-    given = [scale(level, levels) for level in range(levels)] if callable(scale) else scale
-    return per_level(name, [number(name, value) for value in given], levels)
-
-
-def _image_scale(stage: Stage, value: Any, levels: int) -> float | list[float] | None:
-    if stage.kind == INSTRUCT:
-        return _scale("image_guidance_scale", otherwise(value, stage.traits["image_guidance_scale"]), levels)
-    if value is not None:
-        raise ValueError(f"image_guidance_scale is {value!r}, but this model follows no instructions; leave it out")
-    return None
+def _flag(name: str, value: Any) -> bool:
+    if value is not None and not isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r}; expected True or False")
+    return bool(value)
 
 
 def _threshold(stage: Stage, values: Mapping[str, Any]) -> Threshold:

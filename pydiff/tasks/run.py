@@ -13,7 +13,7 @@ from PIL import Image
 
 from pydiff._version import __version__
 from pydiff.arrays import Array, inference
-from pydiff.cascade import Cascade, Leg, StagePlan, Start, State, run
+from pydiff.cascade import Cascade, Leg, StagePlan, Start, State
 from pydiff.diffusion import loop
 from pydiff.diffusion.noise import Noise
 from pydiff.heat import HeatMaps
@@ -25,6 +25,7 @@ from pydiff.tasks.perturbed import with_perturbed
 from pydiff.tasks.plan import PRIOR, Options
 from pydiff.tasks.words import READING, SECOND, Told, Words, encode_all
 from pydiff.text.encoders import TextEncoder
+from pydiff.walk import run
 
 # The settings that `generate` takes again; the others (task, model, version) only say what was.
 REPEATED = (

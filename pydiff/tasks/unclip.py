@@ -16,7 +16,8 @@ from pydiff.images import from_user
 from pydiff.nn.cond import Cond
 from pydiff.tasks.begin import Begin, Now, from_low_res, pure_noise
 from pydiff.tasks.checks import integer, number, otherwise
-from pydiff.tasks.plan import make_guidance, stages_to
+from pydiff.tasks.guided import make_guidance
+from pydiff.tasks.plan import stages_to
 from pydiff.tasks.request import Call, make_request
 from pydiff.tasks.run import Request
 from pydiff.text.encoders import Encoded

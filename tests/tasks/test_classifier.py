@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import pydiff
-from pydiff.cascade import Network
+from pydiff.walk import Network
 from tests.checkpoints import makers
 from tests.checkpoints.test_pixels import unet2d
 from tests.tasks.test_families import IMAGE, MAKERS, MASK, WORDS

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import pydiff
-from pydiff.cascade import Branch, Network, Start
+from pydiff.cascade import Branch, Start
 from pydiff.diffusion.noise import Noise
 from pydiff.diffusion.windows import Side, Windows, make_windows
 from pydiff.images import MAX_PIXELS, to_output
@@ -29,6 +29,7 @@ from pydiff.tasks.plan import make_options, plan_stages
 from pydiff.tasks.request import make_call
 from pydiff.tasks.run import finish
 from pydiff.tasks.windows import windowed
+from pydiff.walk import Network
 from tests.checkpoints import makers
 from tests.checkpoints.test_pictures import RUN, WORDS, picture, same
 from tests.checkpoints.test_pixels import unet2d
@@ -153,7 +154,7 @@ def test_a_large_call_is_made_in_parts(opened: Any, monkeypatch: pytest.MonkeyPa
         return opened("sd").outpaint(picture(32, 32), "a cat", right=24, output_type="np", **FEW).images
 
     whole = made()
-    monkeypatch.setattr("pydiff.cascade.ELEMENTS_PER_CALL", 1)
+    monkeypatch.setattr("pydiff.walk.ELEMENTS_PER_CALL", 1)
     np.testing.assert_allclose(made(), whole, atol=1e-6)
 
 

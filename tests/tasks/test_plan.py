@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 import pydiff
 from pydiff.cascade import StagePlan
 from pydiff.diffusion.guidance import classifier_free, instruct
-from pydiff.tasks.plan import PARTS, Options, make_guidance, make_options, plan_stages, sizes_of, stages_to
+from pydiff.tasks.guided import make_guidance
+from pydiff.tasks.plan import PARTS, Options, make_options, plan_stages, sizes_of, stages_to
 from tests.tasks.junk import junk
 
 ALL = dict.fromkeys(PARTS)
