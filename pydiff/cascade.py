@@ -104,7 +104,8 @@ class StagePlan(NamedTuple):
     """All that decides one stage's run, made and checked before any work. size: height and width of its picture;
     said: the same in the caller's terms; coding: options of the autoencoder; perturbed: the layers in which the last
     branch of the guidance, branch 0 again, has its attention perturbed, if there is such a branch; windows: those of x
-    that the network is evaluated on, where it does not see x whole; low_memory: a network call takes one row alone."""
+    that the network is evaluated on, where it does not see x whole; low_memory: a network call takes one row alone;
+    cache_steps: every so many evaluations one is whole."""
 
     stage: Stage
     table: StepTable
@@ -117,6 +118,7 @@ class StagePlan(NamedTuple):
     perturbed: Layers | None = None
     windows: Windows | None = None
     low_memory: bool = False
+    cache_steps: int = 1
 
     @property
     def guided(self) -> bool:

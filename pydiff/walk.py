@@ -12,6 +12,7 @@ from pydiff.heat import HeatMaps
 from pydiff.networks import Denoiser, laid_out
 from pydiff.nn.cond import Cond, together
 from pydiff.nn.edit import AttentionEdit
+from pydiff.step_cache import Reusing, StepCache
 
 ELEMENTS_PER_CALL = 1 << 23  # a network call takes as many rows as keep its widest tensor under this, at least one
 
@@ -74,6 +75,7 @@ class Network:
     def __init__(self, plan: StagePlan, start: Start) -> None:
         self.stage, self.start, self.low_memory = plan.stage, start, plan.low_memory
         self.windows = None if plan.windows is None else plan.windows.beside(start.x)
+        self.cache = StepCache(plan.cache_steps) if plan.cache_steps > 1 else None
         self.last_t = plan.table.rows[-1].t
         self.levels = {row.t: row.level for row in plan.table.rows if row.evaluate}
         self.prepared: dict[tuple[Any, ...], list[tuple[slice, Any]]] = {}
@@ -97,7 +99,12 @@ class Network:
             cond = together([branch.at(level).repeated(each) for branch in active])
             self.prepared = {**kept, key: list(self._prepare(unet, cond, given, edit))}
         conds = self.prepared[key]
-        parts = [unet(given[rows], time, cond if edit is None else cond._replace(edit=edit)) for rows, cond in conds]
+        calls = [(given[rows], cond if edit is None else cond._replace(edit=edit)) for rows, cond in conds]
+        if self.cache is None:
+            parts = [unet(part, time, cond) for part, cond in calls]
+        else:
+            assert isinstance(unet, Reusing)  # as the plan is checked
+            parts = self.cache(unet, calls, time, branches)
         made = xp.concat(parts).reshape((len(branches), -1, *parts[0].shape[1:]))
         return made if self.windows is None else self.windows.merged(made)
 

@@ -22,6 +22,7 @@ SAID = {
     "guidance_scale": "guidance",
     "guidance_interval": "guidance_interval",
     "low_memory": "low_memory",
+    "cache_steps": "cache_steps",
     "sampler": "sampler",
     "capture": "heat",
 }
@@ -47,6 +48,12 @@ def _add_sampling(command: argparse.ArgumentParser) -> None:
     command.add_argument("--seed", type=int, metavar="S", help="an integer; the same seed makes the same picture")
     command.add_argument("--steps", type=int, metavar="N", help="steps of the first stage")
     command.add_argument("--sampler", metavar="NAME", help="ddpm, ddim, pndm, euler, euler_ancestral, dpmpp_2m, ...")
+    command.add_argument(
+        "--cache-steps",
+        type=int,
+        metavar="N",
+        help="run the whole network at every N-th step only: faster, and not quite the same picture",
+    )
     command.add_argument(
         "--low-memory", action="store_true", default=None, help="one branch of one picture at a time; the same picture"
     )

@@ -68,6 +68,11 @@ class UNet(Layered):
         Returns (B, C_out, H, W) in x's dtype. H and W may be any size that halves once per level. Raises ValueError for
         other shapes and for what `prepare` refuses.
         """
+        return self.reusing(x, t, cond, None)[0]
+
+    def reusing(self, x: Tensor, t: Tensor, cond: Cond | Prepared, deep: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The same, and what came up to the outermost level, (B, C, H, W); deep: that of another call, in whose place
+        it stands, so that the outermost level alone runs. See `pydiff.step_cache`."""
         config = self.config
         prepared = cond if isinstance(cond, Prepared) else self.prepare(cond)
         t = torch.as_tensor(t, device=x.device)
@@ -78,15 +83,24 @@ class UNet(Layered):
         h = x.to(self.conv_in.weight.dtype)
         h = self.conv_in(2 * h - 1 if config.center_input_sample else h)
         skips = [h]
+        if deep is None:
+            deep = self._inner(h, emb, prepared, skips)
+        else:
+            skips += self.down_blocks[0].of_this_size(h, emb, prepared)  # type: ignore[operator]
+        h = self.up_blocks[-1](deep, emb, prepared, skips)
+        out: Tensor = self.conv_out(norm_act(self.conv_norm_out, h, config.act_fn))
+        return out.to(x.dtype), deep
+
+    def _inner(self, h: Tensor, emb: Tensor, prepared: Prepared, skips: list[Tensor]) -> Tensor:
+        """All the way down and up but for the outermost level's way up, which takes the skips that are left."""
         for down in self.down_blocks:
             h, made = down(h, emb, prepared)
             skips += made
         if self.mid_block is not None:
             h = self.mid_block(h, emb, prepared)
-        for up in self.up_blocks:
+        for up in self.up_blocks[:-1]:
             h = up(h, emb, prepared, skips)
-        out: Tensor = self.conv_out(norm_act(self.conv_norm_out, h, config.act_fn))
-        return out.to(x.dtype)
+        return h
 
     def check(self, x: Tensor, t: Tensor, prepared: Prepared) -> None:
         """Raises ValueError unless `forward` can take them."""

@@ -50,15 +50,21 @@ class DownBlock(nn.Module):
             self.downsamplers.append(ResnetBlock(spec.out_channels, spec.out_channels, spec.resnet, "down"))
 
     def forward(self, x: Tensor, emb: Tensor, cond: Prepared) -> tuple[Tensor, list[Tensor]]:
+        skips = self.of_this_size(x, emb, cond)
+        x = skips[-1]
+        for downsampler in self.downsamplers:
+            x = downsampler(x) if isinstance(downsampler, Downsample) else downsampler(x, emb)
+            skips.append(x)
+        return x, skips
+
+    def of_this_size(self, x: Tensor, emb: Tensor, cond: Prepared) -> list[Tensor]:
+        """The skips before the size is halved."""
         skips = []
         for index, resnet in enumerate(self.resnets):
             x = resnet(x, emb, edit=cond.edit)
             x = self.attentions[index](x, cond) if self.attentions else x
             skips.append(x)
-        for downsampler in self.downsamplers:
-            x = downsampler(x) if isinstance(downsampler, Downsample) else downsampler(x, emb)
-            skips.append(x)
-        return x, skips
+        return skips
 
 
 class MidBlock(nn.Module):

@@ -15,9 +15,11 @@ from pydiff.diffusion.partial import begin_below, begin_of_strength, rows_above,
 from pydiff.diffusion.rows import StepTable
 from pydiff.diffusion.thresholding import make_threshold
 from pydiff.ops.guided_step import Threshold
+from pydiff.step_cache import Reusing
 from pydiff.tasks.augmentation import conditioning, ends, noise_level
 from pydiff.tasks.checks import integer, is_list, number, otherwise
 from pydiff.tasks.guided import plan_guidance
+from pydiff.tasks.layers import check_open
 
 PerStage = float | Sequence[Any] | Callable[[int, int], float] | None
 PRIOR = ("prior_num_inference_steps", "prior_guidance_scale")  # options of unCLIP's prior
@@ -38,7 +40,8 @@ class Options:
     """How to sample. A list holds one value per stage that runs; anything else is for the first of them, and later
     stages do as their folders say. In lists, None too means what the folder says.
 
-    num_inference_steps: at least 1. timesteps, in their place: descending training timesteps, or the name or counts of
+    num_inference_steps: at least 1. cache_steps: every so many evaluations of the network one is whole, and the others
+    run its outermost level alone (`pydiff.step_cache`), an approximation, off (1) by default. timesteps, in their place: descending training timesteps, or the name or counts of
     a respacing ("smart50"). guidance_scale: up to 1 is no guidance; a function (level, levels) -> scale makes it vary
     over a run, as does a list in the place of a stage's number. image_guidance_scale: how closely to keep to the
     picture, of stages that follow instructions. guidance_rescale: phi in [0, 1]. guidance_interval: (low, high), the
@@ -60,6 +63,7 @@ class Options:
     """
 
     num_inference_steps: PerStage = None
+    cache_steps: int | Sequence[int | None] | None = None
     timesteps: str | Sequence[Any] | None = None
     guidance_scale: PerStage = None
     image_guidance_scale: PerStage = None
@@ -162,11 +166,12 @@ def plan_stage(stage: Stage, values: Mapping[str, Any], size: tuple[int, int], e
         "max_value": None if threshold.kind == "none" or math.isinf(threshold.max_value) else threshold.max_value,
         "noise_level": level,
         "conditioning": conditioning(stage, values["conditioning"]),
+        "cache_steps": _cache_steps(stage, values["cache_steps"]),
         **{name: values[name] for name in (*CODING, LOW_MEMORY)},
     }
     coding, low = _coding(stage, values), _flag(LOW_MEMORY, values[LOW_MEMORY])
     plan = StagePlan(stage, table, guided.guidance, threshold, size, level, said, coding, guided.perturbed)
-    return plan._replace(low_memory=low)
+    return plan._replace(low_memory=low, cache_steps=said["cache_steps"] or 1)
 
 
 def _table(stage: Stage, sampler: Any, values: Mapping[str, Any], end: float) -> tuple[StepTable, dict[str, Any]]:
@@ -213,6 +218,18 @@ def _coding(stage: Stage, values: Mapping[str, Any]) -> dict[str, bool]:
                 f"{name} is True, but a stage has no autoencoder; leave it out, or list one value per stage"
             )
     return {name.removeprefix("vae_"): True for name in CODING if values[name]}
+
+
+def _cache_steps(stage: Stage, value: Any) -> int | None:
+    """Checked: of U-Nets of torch, of more than one level."""
+    if value is None:
+        return None
+    integer("cache_steps", value, 1)
+    if value > 1:
+        check_open(stage.unet, "cache_steps")
+        if not isinstance(stage.unet, Reusing) or stage.unet.config.levels < 2:
+            raise ValueError(f"cache_steps is {value}, but this network has no levels that could be kept; leave it out")
+    return int(value)
 
 
 def _flag(name: str, value: Any) -> bool:

@@ -112,6 +112,10 @@ class PlannedUNet:
         with self._plan((*x.shape, tokens)) as plan:
             return plan.run(given, emb, prepared).to(x.dtype)
 
+    def reusing(self, x: Tensor, t: Tensor, prepared: Any, deep: Tensor | None, /) -> tuple[Tensor, Tensor]:
+        """See `pydiff.step_cache`: by the module."""
+        return self.module.reusing(x, t, prepared, deep)
+
     @contextmanager
     def _plan(self, size: tuple[int, ...]) -> Iterator[Plan]:
         """An idle plan of this size, or a new one; the one that waited longest makes room."""
