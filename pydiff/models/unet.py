@@ -109,8 +109,9 @@ class UNet(Layered):
     def embed(self, t: Tensor, prepared: Prepared) -> Tensor:
         """What every residual block is told: t (B,) and what does not depend on it -> (B, E)."""
         config = self.config
-        emb: Tensor = self.time_embedding(self._sinusoidal(t, config.block_out_channels[0]))
-        emb = emb if prepared.emb is None else emb + _told(prepared)
+        emb: Tensor = self.time_embedding(self.times(t))
+        added = self.told(prepared)
+        emb = emb if added is None else emb + added
         if config.time_embedding_act_fn is not None:
             emb = ACTIVATIONS[config.time_embedding_act_fn](emb)
         return emb
@@ -138,6 +139,15 @@ class UNet(Layered):
             bias = ((1 - cond.mask.to(dtype)) * _MASKED)[:, None, None, :]
         return Prepared(emb, keys, bias, cond.edit)
 
+    def times(self, t: Tensor) -> Tensor:
+        """Sines and cosines (B, C) of t (B,)."""
+        return self._sinusoidal(t, self.config.block_out_channels[0])
+
+    def told(self, prepared: Prepared) -> Tensor | None:
+        """What is added to the embedding of t (B, E): each row's own, or that of the row that an edit names."""
+        rows = None if prepared.edit is None else prepared.edit.pooled
+        return prepared.emb if rows is None or prepared.emb is None else prepared.emb[rows]
+
     def _sinusoidal(self, t: Tensor, dim: int) -> Tensor:
         config = self.config
         embedded = sinusoidal(t, dim, cos_first=config.flip_sin_to_cos, freq_shift=config.freq_shift)
@@ -146,7 +156,7 @@ class UNet(Layered):
     def _embed_labels(self, labels: Tensor) -> Tensor:
         """(B,) levels or classes, or (B, D) vectors -> (B, E)."""
         if self.config.class_embed_type == "timestep":
-            labels = self._sinusoidal(labels, self.config.block_out_channels[0])
+            labels = self.times(labels)
         elif self.config.class_embed_type is not None:
             labels = labels.to(self.conv_in.weight.dtype)
         assert self.class_embedding is not None
@@ -164,13 +174,6 @@ class UNet(Layered):
             vector = torch.cat([added["text_embeds"].to(times.dtype), times], dim=-1)
         embedded: Tensor = self.add_embedding(vector)
         return embedded
-
-
-def _told(prepared: Prepared) -> Tensor:
-    """What is added to the embedding of t (B, E): each row's own, or that of the row that an edit names."""
-    assert prepared.emb is not None
-    rows = None if prepared.edit is None else prepared.edit.pooled
-    return prepared.emb if rows is None else prepared.emb[rows]
 
 
 def _class_embedding(config: UNetConfig) -> nn.Module | None:

@@ -69,13 +69,13 @@ def _check_export(work: Path) -> None:
     pipe = pydiff.load([home / name for name in ("base", "super_256", "super_1024")])
     assert pipe.sizes == recipe.STAGE_SIZES
     average = checkpoint.part(checkpoint.load(work / "base.safetensors")[0], "ema.unet.")
-    for name, tensor in pipe.cascade.stages[0].unet.state_dict().items():
+    for name, tensor in pipe.cascade.stages[0].unet.module.state_dict().items():
         assert torch.equal(tensor, average[name])
     assert pipe.generate("a red ring", seed=1, size=256, num_inference_steps=[1, 1]).images[0].size == (256, 256)
     for name in ("palette", "instruct"):
         stage = pydiff.load(home / name).cascade.stages[0]
         average = checkpoint.part(checkpoint.load(work / f"{name}.safetensors")[0], "ema.unet.")
-        assert all(torch.equal(tensor, average[key]) for key, tensor in stage.unet.state_dict().items())
+        assert all(torch.equal(tensor, average[key]) for key, tensor in stage.unet.module.state_dict().items())
     again = work / "again"
     export.unpack(home, again)
     assert {path.stem for path in again.iterdir()} == set(recipe.PHASES) - {"text"}

@@ -9,13 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pydiff.cascade import Cascade
 from pydiff.models.unet import UNet
 from pydiff.models.unet_config import UNetConfig
 from pydiff.networks import Denoiser
-from pydiff.nn.activations import ACTIVATIONS
 from pydiff.nn.attention import GEGLU
 from pydiff.nn.cond import Cond, Prepared
 from pydiff.nn.resnet import ResnetBlock
@@ -31,7 +30,7 @@ def why_not(unet: UNet) -> str | None:
     """Why a U-Net is not run by plans; None where it is."""
     core, weight = native.core(), unet.conv_in.weight
     if core is None:
-        return native.why_missing()
+        return native.why_missing() or "the core is not there"
     if not hasattr(core, "Program"):
         return "the processor has no AVX-512"
     if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.bfloat16):
@@ -44,8 +43,10 @@ def why_not(unet: UNet) -> str | None:
 def _unknown(unet: UNet) -> str | None:
     """What of its configuration plans do not know."""
     blocks = [block for block in unet.modules() if isinstance(block, ResnetBlock)]
-    if unet.config.act_fn not in ACTS:
-        return f"its activation is {unet.config.act_fn}; plans know {', '.join(filter(None, ACTS))}"
+    acts = {unet.config.act_fn, unet.config.time_embedding_act_fn} - set(ACTS)
+    if acts or unet.config.timestep_post_act is not None:
+        named = [*acts, unet.config.timestep_post_act][0]
+        return f"its activation is {named}; plans know {', '.join(filter(None, ACTS))}"
     if len({block.spec.skip_embed_act for block in blocks}) > 1:
         return "some of its residual blocks activate what they are told, and some do not"
     if not all(fits_gate(block.proj) for block in unet.modules() if isinstance(block, GEGLU)):
@@ -65,17 +66,17 @@ def plan_cascade(cascade: Cascade) -> Cascade:
     return replace(cascade, stages=stages)
 
 
-class PlannedUNet:
+class PlannedUNet(nn.Module):
     """See `pydiff.networks.Denoiser`. Weights are packed at the first call; every size of x has a plan of its own, and
     as many as calls run at once. Calls that need gradients, or put residual branches of other rows in a block's place
-    (plug-and-play), are run by the module itself."""
+    (plug-and-play), are run by the module itself. Weights that change after the first call are not seen."""
 
     def __init__(self, module: UNet) -> None:
+        super().__init__()
         self.module = module
         self._weights = Weights(module.conv_in.weight.dtype)
         self._idle: list[tuple[tuple[int, ...], Plan]] = []
         self._lock = threading.Lock()
-        self._activated = any(block.spec.skip_embed_act for block in module.modules() if isinstance(block, ResnetBlock))
 
     @property
     def config(self) -> UNetConfig:
@@ -100,17 +101,16 @@ class PlannedUNet:
     def prepare(self, cond: Cond) -> Prepared:
         return self.module.prepare(cond)
 
-    def __call__(self, x: Tensor, t: Tensor, prepared: Any, /) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, prepared: Any, /) -> Tensor:
         features = prepared.edit is not None and prepared.edit.features is not None
         if features or torch.is_grad_enabled():
             return self.module(x, t, prepared)
         self.module.check(x, t, prepared)
-        emb = self.module.embed(t.expand(x.shape[0]), prepared)
-        emb = emb if self._activated else ACTIVATIONS[self.config.act_fn](emb)
+        times, added = self.module.times(t.expand(x.shape[0])), self.module.told(prepared)
         given = 2 * x - 1 if self.config.center_input_sample else x
         tokens = prepared.text[0][0].shape[2] if prepared.text else 0
         with self._plan((*x.shape, tokens)) as plan:
-            return plan.run(given, emb, prepared).to(x.dtype)
+            return plan.run(given, times, added, prepared).to(x.dtype)
 
     def reusing(self, x: Tensor, t: Tensor, prepared: Any, deep: Tensor | None, /) -> tuple[Tensor, Tensor]:
         """See `pydiff.step_cache`: by the module."""

@@ -30,19 +30,27 @@ class Plan:
         r = Recorder(weights)
         self.tokens, self.layers = tokens, unet.text_layers
         self.x = r.new((batch, height, width, channels), kept=True)
-        self.emb = r.new((batch, 1, 1, unet.config.embed_dim), kept=True)
+        self.times = r.new((batch, 1, 1, unet.config.block_out_channels[0]), kept=True)
+        self.added = r.new((batch, 1, 1, unet.config.embed_dim), kept=True)
         self.bias = r.bias = r.new((batch, 1, 1, tokens), torch.float32, kept=True) if tokens else None
         self.text = list(_text_views(r, unet, shape, tokens))
-        context = Context(_told(r, unet, self.emb), dict(zip(self.layers, self.text, strict=True)), tokens)
+        context = Context(
+            _told(r, unet, _embedded(r, unet, self.times, self.added)),
+            dict(zip(self.layers, self.text, strict=True)),
+            tokens,
+        )
         self.out = _record(r, unet, self.x, context)
         self.attends: list[Attend] = r.attends
         self.program, self.arena = r.written()
         self.bound: Prepared | None = None
 
-    def run(self, x: Tensor, emb: Tensor, prepared: Prepared) -> Tensor:
-        """emb (B, E), activated -> the prediction (B, C_out, height, width) in float32."""
+    def run(self, x: Tensor, times: Tensor, added: Tensor | None, prepared: Prepared) -> Tensor:
+        """times (B, C), sines and cosines of t, and what is added to their embedding (B, E) -> the prediction
+        (B, C_out, height, width) in float32."""
         self.arena.tensor(self.x).copy_(x.permute(0, 2, 3, 1))
-        self.arena.tensor(self.emb)[:, 0, 0].copy_(emb)
+        self.arena.tensor(self.times)[:, 0, 0].copy_(times)
+        told = self.arena.tensor(self.added)[:, 0, 0]
+        told.zero_() if added is None else told.copy_(added)
         self._bind(prepared)
         if prepared.edit is None:
             self._steps(0, len(self.program))
@@ -190,6 +198,17 @@ def _widths(unet: UNet) -> list[int]:
         skips += channels + channels[-1:] * len(down.downsamplers)
     ins = [block.conv1.in_channels for up in unet.up_blocks for block in _resnets(cast(UpBlock, up))]
     return [whole - skip for whole, skip in zip(reversed(ins), skips, strict=True)]
+
+
+def _embedded(r: Recorder, unet: UNet, times: View, added: View) -> View:
+    """The embedding of t and of what else blocks are told, activated as they read it."""
+    first, config = unet.time_embedding, unet.config
+    h = r.product(times, r.weights.linear(first.linear_1), Ending(act=ACTS[first.act]))
+    h = r.product(h, r.weights.linear(first.linear_2), Ending(residual=added))
+    activated = any(block.spec.skip_embed_act for block in unet.modules() if isinstance(block, ResnetBlock))
+    for act in (config.time_embedding_act_fn, None if activated else config.act_fn):
+        h = h if act is None else r.activated(h, ACTS[act])
+    return h
 
 
 def _told(r: Recorder, unet: UNet, emb: View) -> dict[ResnetBlock, View]:

@@ -128,6 +128,13 @@ class Recorder:
         self._step(write, x, out, affines)
         return out
 
+    def activated(self, x: View, act: int) -> View:
+        out = self.new(x.shape)
+        self._step(
+            lambda program, arena: program.normalise(_picture(x, arena), _picture(out, arena), 0, act, 0), x, out
+        )
+        return out
+
     def resample(self, x: View, height: int, width: int, *, mean: bool) -> View:
         """The nearest items of x at another size, or the means of 2x2."""
         out = self.new((x.grid[0], height, width, x.channels))
