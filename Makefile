@@ -35,9 +35,9 @@ bench: $(VENV)/ready
 	$(BIN)/python -m benchmarks.operators --json $(RESULTS)-operators.json
 	$(BIN)/python -m benchmarks.networks --json $(RESULTS)-networks.json
 	$(BIN)/python -m benchmarks.tasks --json $(RESULTS)-tasks.json
-	$(BIN)/python -m benchmarks.tasks edit --json $(RESULTS)-edit.json
+	$(BIN)/python -m benchmarks.tasks edit --rounds 3 --json $(RESULTS)-edit.json
 	$(BIN)/python -m benchmarks.tasks inpaint --json $(RESULTS)-inpaint.json
-	$(BIN)/python -m benchmarks.runtimes --json $(RESULTS)-runtimes.json
+	$(BIN)/python -m benchmarks.runtimes --rounds 3 --json $(RESULTS)-runtimes.json
 	$(BIN)/python -m benchmarks.report
 
 scores: $(VENV)/ready

@@ -138,7 +138,7 @@ def compare(name: str, model: Model, rounds: int) -> Table:
     table = Table(f"{name}: a source and a target, {model.steps} steps, float32", columns)
     for contender, timed in times.items():
         ratio = timed.median / times["two pictures"].median
-        memory = _child(name, contender, model)
+        memory = _child(name, contender, model) if name == "embedded" else ""  # of others it is that of their weights
         table.add(contender, timed, f"{ratio:.3f}", memory, f"{difference:.0e}" if contender == "edit" else "")
     return table
 

@@ -1,8 +1,8 @@
 """What runs the embedded cascade at which cost: `python -m benchmarks.runtimes`.
 
-pydiff on torch and on ONNX Runtime, diffusers eager and compiled by torch.compile, in float32: per run, per process,
-and what is installed for it. Pictures are compared with pydiff's on torch before a time is printed. Single calls of
-networks are those of `python -m benchmarks.networks`.
+pydiff on torch and on ONNX Runtime, and diffusers, in float32: per run, per process, and what is installed for it.
+Pictures are compared with pydiff's on torch before a time is printed. Single calls of networks, by these and by other
+runtimes, are those of `python -m benchmarks.networks`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from benchmarks.measure import Table, Times, interleaved, machine, write_json
 from benchmarks.tasks import PROMPT, SEED, Maker, make_diffusers
 
 RUN_TOLERANCE = 2 / 255
-EAGER, COMPILED, OPENVINO = "diffusers eager", "diffusers compiled", "OpenVINO"
+EAGER, OPENVINO = "diffusers eager", "OpenVINO"
 TORCH, ONNX = "pydiff torch", "pydiff ONNX Runtime"
 PACKAGES = {
     TORCH: ("torch", "numpy", "array-api-compat", "pillow", "safetensors", "tokenizers", "tqdm"),
@@ -53,13 +53,11 @@ def run_table(sizes: list[int], rounds: int) -> Table:
     """Whole runs of the embedded cascade."""
     table = Table("embedded cascade, one picture, float32", ("picture", "runtime", "s", "ratio"))
     ours, exported, theirs = pydiff.load(), pydiff.load(provider="cpu"), make_diffusers()
-    compiled = make_diffusers(compiled=True)
     for size in sizes:
         contenders: dict[str, Call] = {
             TORCH: partial(_picture, ours, size),
             ONNX: partial(_picture, exported, size),
             EAGER: partial(_peer, theirs, size),
-            COMPILED: partial(_peer, compiled, size),
         }
         with quiet():
             check({name: call() for name, call in contenders.items()}, RUN_TOLERANCE)

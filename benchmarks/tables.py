@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks import targets
 from benchmarks.results_of import (
+    NONE,
     Results,
     Row,
     markdown,
@@ -35,9 +36,7 @@ UNKNOWN = "Not measured yet."
 PLOT = "![the time of a call beside pydiff's in bfloat16]({}networks.png)"
 RUNS = "embedded cascade, one picture, float32"
 PROCESS = "a process of its own"
-TORCH, ONNX, EAGER, COMPILED, OPENVINO = (
-    "pydiff torch", "pydiff ONNX Runtime", "diffusers eager", "diffusers compiled", "OpenVINO"
-)  # fmt: skip
+TORCH, ONNX, EAGER, OPENVINO = "pydiff torch", "pydiff ONNX Runtime", "diffusers eager", "OpenVINO"
 
 
 def networks(results: Results) -> str:
@@ -100,11 +99,16 @@ def measured_on(results: Results) -> str:
 def tasks(results: Results) -> str:
     result = results["tasks"]
     rows, memory = starting(result, RUNS), starting(result, "peak memory")
-    columns = ("to", "pydiff", "diffusers", "ratio", "pydiff bfloat16", "ratio", "peak memory, pydiff", "diffusers")
+    columns = ("to", "pydiff", "diffusers", "ratio", "pydiff bfloat16", "ratio", "off by", "peak memory, pydiff",
+               "diffusers")  # fmt: skip
     lines = []
     for row in rows:
         side, held = row["size"], of(memory, size=row["size"])
-        fast = seconds(row.get("pydiff bfloat16 s")), times(middle(row.get("its ratio")))
+        fast = (
+            seconds(row.get("pydiff bfloat16 s")),
+            times(middle(row.get("its ratio"))),
+            row.get("its difference", NONE),
+        )
         plain = seconds(row["pydiff s"]), seconds(row["diffusers s"]), times(float(row["ratio"]))
         lines.append((f"{side}x{side}", *plain, *fast, *(f"{held[name]} MiB" for name in ("pydiff", "diffusers"))))
     return markdown(columns, lines)
@@ -140,8 +144,8 @@ def inpaint(results: Results) -> str:
 
 def runtimes(results: Results) -> str:
     result = results["runtimes"]
-    engines = (ONNX, TORCH, EAGER, COMPILED, OPENVINO)
-    columns = ("", "pydiff, ONNX Runtime", "pydiff, torch", "diffusers", "compiled", "OpenVINO")
+    engines = (ONNX, TORCH, EAGER, OPENVINO)
+    columns = ("", "pydiff, ONNX Runtime", "pydiff, torch", "diffusers", "OpenVINO")
     process, runs = starting(result, PROCESS), starting(result, RUNS)
 
     def line(what: str, rows: Sequence[Row], column: str, form: Callable[[Any], str], **wanted: str) -> tuple[str, ...]:

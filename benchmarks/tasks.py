@@ -51,8 +51,7 @@ def _made(cascade: Cascade, size: int) -> torch.Tensor:
     return torch.as_tensor(last.x)
 
 
-def make_diffusers(compiled: bool = False) -> Maker:
-    """compiled: its networks by torch.compile."""
+def make_diffusers() -> Maker:
     from diffusers import IFPipeline, IFSuperResolutionPipeline
 
     warnings.simplefilter("ignore")
@@ -61,8 +60,6 @@ def make_diffusers(compiled: bool = False) -> Maker:
     larger = [IFSuperResolutionPipeline.from_pretrained(WEIGHTS / name) for name in EMBEDDED[1:]]
     for pipeline in (base, *larger):
         pipeline.set_progress_bar_config(disable=True)
-        if compiled:
-            pipeline.unet.compile()
 
     def options(index: int) -> dict[str, Any]:
         values = pipe.cascade.stages[index].defaults._asdict()
