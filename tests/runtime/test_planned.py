@@ -184,6 +184,19 @@ def test_captures(config: dict[str, Any]) -> None:
         torch.testing.assert_close(heat.sums[pixels], sums, atol=2e-5, rtol=0)
 
 
+@pytest.mark.parametrize("name", ["sd1", "sdxl", "if", "if_super"])
+def test_the_outermost_level_alone(name: str) -> None:
+    case = make(name, torch.float32, 4)
+    network, prepared = planned(case.unet), case.unet.prepare(case.cond)
+    (ours, deep), (theirs, expected) = (of.reusing(case.x, case.t, prepared, None) for of in (network, case.unet))
+    assert torch.equal(ours, network(case.x, case.t, prepared))
+    torch.testing.assert_close(deep, expected, atol=2e-5, rtol=0)
+    later, t = case.x + 0.1, case.t - 10
+    (ours, kept), (theirs, _) = (of.reusing(later, t, prepared, expected) for of in (network, case.unet))
+    torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=0)
+    assert torch.equal(kept, expected)
+
+
 def test_gradients_go_through_the_module() -> None:
     unet, x, cond = wide()
     network = planned(unet)

@@ -102,33 +102,46 @@ class PlannedUNet(nn.Module):
         return self.module.prepare(cond)
 
     def forward(self, x: Tensor, t: Tensor, prepared: Any, /) -> Tensor:
-        features = prepared.edit is not None and prepared.edit.features is not None
-        if features or torch.is_grad_enabled():
+        if _by_module(prepared):
             return self.module(x, t, prepared)
-        self.module.check(x, t, prepared)
-        times, added = self.module.times(t.expand(x.shape[0])), self.module.told(prepared)
-        given = 2 * x - 1 if self.config.center_input_sample else x
-        tokens = prepared.text[0][0].shape[2] if prepared.text else 0
-        with self._plan((*x.shape, tokens)) as plan:
-            return plan.run(given, times, added, prepared).to(x.dtype)
+        with self._plan(x, t, prepared, outer=False) as plan:
+            return self._run(plan, x, t, prepared)
 
     def reusing(self, x: Tensor, t: Tensor, prepared: Any, deep: Tensor | None, /) -> tuple[Tensor, Tensor]:
-        """See `pydiff.step_cache`: by the module."""
-        return self.module.reusing(x, t, prepared, deep)
+        """See `pydiff.step_cache`."""
+        if _by_module(prepared):
+            return self.module.reusing(x, t, prepared, deep)
+        with self._plan(x, t, prepared, outer=deep is not None) as plan:
+            if deep is not None:
+                plan.deep.copy_(deep)
+            made = self._run(plan, x, t, prepared)
+            return made, plan.deep.clone() if deep is None else deep
+
+    def _run(self, plan: Plan, x: Tensor, t: Tensor, prepared: Prepared) -> Tensor:
+        times, added = self.module.times(t.expand(x.shape[0])), self.module.told(prepared)
+        return plan.run(2 * x - 1 if self.config.center_input_sample else x, times, added, prepared).to(x.dtype)
 
     @contextmanager
-    def _plan(self, size: tuple[int, ...]) -> Iterator[Plan]:
+    def _plan(self, x: Tensor, t: Tensor, prepared: Prepared, outer: bool) -> Iterator[Plan]:
         """An idle plan of this size, or a new one; the one that waited longest makes room."""
+        self.module.check(x, t, prepared)
+        batch, channels, height, width = x.shape
+        tokens = prepared.text[0][0].shape[2] if prepared.text else 0
+        size = (batch, channels, height, width, tokens, outer)
         with self._lock:
             found = next((index for index, (of, _) in enumerate(self._idle) if of == size), None)
             plan = None if found is None else self._idle.pop(found)[1]
             if plan is None:
-                batch, channels, height, width, tokens = size
                 with torch.inference_mode(False), torch.no_grad():  # what is made stays after this call
-                    plan = Plan(self.module, self._weights, (batch, channels, height, width), tokens)
+                    plan = Plan(self.module, self._weights, (batch, channels, height, width), tokens, outer)
         try:
             yield plan
         finally:
             with self._lock:
                 self._idle.append((size, plan))
                 del self._idle[:-MOST_PLANS]
+
+
+def _by_module(prepared: Prepared) -> bool:
+    """Whether the module itself runs a call."""
+    return torch.is_grad_enabled() or (prepared.edit is not None and prepared.edit.features is not None)

@@ -23,9 +23,12 @@ from pydiff.runtime.planned.weights import Weights
 
 
 class Plan:
-    """x (B, C, height, width), T tokens: used by one call at a time."""
+    """x (B, C, height, width), T tokens: used by one call at a time. outer: the outermost level alone, over what
+    another call left of the others (see `pydiff.step_cache`)."""
 
-    def __init__(self, unet: UNet, weights: Weights, shape: tuple[int, int, int, int], tokens: int) -> None:
+    def __init__(
+        self, unet: UNet, weights: Weights, shape: tuple[int, int, int, int], tokens: int, outer: bool
+    ) -> None:
         batch, channels, height, width = shape
         r = Recorder(weights)
         self.tokens, self.layers = tokens, unet.text_layers
@@ -34,15 +37,17 @@ class Plan:
         self.added = r.new((batch, 1, 1, unet.config.embed_dim), kept=True)
         self.bias = r.bias = r.new((batch, 1, 1, tokens), torch.float32, kept=True) if tokens else None
         self.text = list(_text_views(r, unet, shape, tokens))
-        context = Context(
-            _told(r, unet, _embedded(r, unet, self.times, self.added)),
-            dict(zip(self.layers, self.text, strict=True)),
-            tokens,
-        )
-        self.out = _record(r, unet, self.x, context)
+        told = _told(r, unet, _embedded(r, unet, self.times, self.added))
+        self.walk = Walk(r, unet, Context(told, dict(zip(self.layers, self.text, strict=True)), tokens))
+        self.out = self.walk.record(self.x, outer)
         self.attends: list[Attend] = r.attends
         self.program, self.arena = r.written()
         self.bound: Prepared | None = None
+
+    @property
+    def deep(self) -> Tensor:
+        """What came up to the outermost level, (B, C, height, width), in place."""
+        return self.arena.tensor(self.walk.deep).permute(0, 3, 1, 2)
 
     def run(self, x: Tensor, times: Tensor, added: Tensor | None, prepared: Prepared) -> Tensor:
         """times (B, C), sines and cosines of t, and what is added to their embedding (B, E) -> the prediction
@@ -119,61 +124,74 @@ def _halved(block: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
     return (size[0] + up) // 2, (size[1] + up) // 2
 
 
-def _record(r: Recorder, unet: UNet, x: View, context: Context) -> View:
-    """The U-Net's forward, from x to the prediction in float32."""
-    widths = _widths(unet)  # of what stands beside each skip, in the order that skips are made
-    joined: list[View] = []
+class Walk:
+    """The U-Net's forward, recorded. joined: what every residual block on the way up reads, x and the skip beside it,
+    those that are made first being read last."""
 
-    def skip(made: int, size: tuple[int, int]) -> View:
+    def __init__(self, r: Recorder, unet: UNet, context: Context) -> None:
+        self.r, self.unet, self.context = r, unet, context
+        self.widths = _widths(unet)
+        self.joined: list[View] = []
+        self.deep: View
+
+    def record(self, x: View, outer: bool) -> View:
+        """From x to the prediction in float32; of the outermost level alone, with `deep` given."""
+        unet, levels, last = self.unet, list(self.unet.down_blocks), len(self.unet.up_blocks) - 1
+        h = self.r.conv(x, unet.conv_in, out=self._skip(unet.conv_in.out_channels, x))
+        h = self._down(cast(DownBlock, levels[0]), h, whole=not outer)
+        if not outer:
+            for level in levels[1:]:
+                h = self._down(cast(DownBlock, level), h)
+            h = self._middle(h)
+            for level in unet.up_blocks[:last]:
+                h = self._up(cast(UpBlock, level), h)
+        self.deep = self.joined[-1].columns(0, self.widths[len(self.joined) - 1])
+        self.deep.buffer.kept = True
+        h = self._up(cast(UpBlock, unet.up_blocks[last]), self.deep)
+        head = Head(self.r.statistics(h, unet.conv_norm_out), ACTS[unet.config.act_fn])
+        out = self.r.new((*h.grid, unet.conv_out.out_channels), torch.float32, kept=True)
+        return self.r.conv(h, unet.conv_out, head=head, out=out)
+
+    def _skip(self, made: int, like: View, size: tuple[int, int] | None = None) -> View:
         """Where a skip of so many channels goes: behind the channels of what will stand beside it."""
-        beside = widths[len(joined)]
-        joined.append(r.new((x.grid[0], *size, beside + made)))
-        return joined[-1].columns(beside, beside + made)
+        beside = self.widths[len(self.joined)]
+        images, height, width = like.grid
+        self.joined.append(self.r.new((images, *(size or (height, width)), beside + made)))
+        return self.joined[-1].columns(beside, beside + made)
 
-    size = x.grid[1:]
-    h = r.conv(x, unet.conv_in, out=skip(unet.conv_in.out_channels, size))
-    for down in unet.down_blocks:
-        assert isinstance(down, DownBlock)
+    def _down(self, down: DownBlock, h: View, whole: bool = True) -> View:
+        r, context = self.r, self.context
         for index, block in enumerate(_resnets(down)):
-            to = skip(block.conv2.out_channels, size)
+            to = self._skip(block.conv2.out_channels, h)
             h = resnet(r, block, h, context, None, None if down.attentions else to)
             h = attention(r, down.attentions[index], h, context, to) if down.attentions else h
-        for downsampler in down.downsamplers:
-            size = _halved(downsampler, size)
-            h = _resized(r, downsampler, h, context, size, skip(h.channels, size))
-    h = _middle(r, unet, h, context, joined)
-    return _up(r, unet, h, context, joined)
+        for downsampler in down.downsamplers if whole else ():
+            size = _halved(downsampler, h.grid[1:])
+            h = _resized(r, downsampler, h, context, size, self._skip(h.channels, h, size))
+        return h
 
+    def _middle(self, h: View) -> View:
+        mid, r, context, to = self.unet.mid_block, self.r, self.context, self.joined[-1].columns(0, h.channels)
+        if mid is None:
+            return r.normalise(h, None, out=to)
+        for index, block in enumerate(_resnets(mid)):
+            if index and mid.attentions:
+                h = attention(r, mid.attentions[index - 1], h, context, None)
+            h = resnet(r, block, h, context, None, to if index == len(mid.resnets) - 1 else None)
+        return h
 
-def _middle(r: Recorder, unet: UNet, h: View, context: Context, joined: list[View]) -> View:
-    mid = unet.mid_block
-    if mid is None:
-        return r.normalise(h, None, out=joined[-1].columns(0, h.channels))
-    for index, block in enumerate(_resnets(mid)):
-        if index:
-            h = attention(r, mid.attentions[index - 1], h, context, None) if mid.attentions else h
-        last = index == len(mid.resnets) - 1
-        h = resnet(r, block, h, context, None, joined[-1].columns(0, h.channels) if last else None)
-    return h
-
-
-def _up(r: Recorder, unet: UNet, h: View, context: Context, joined: list[View]) -> View:
-    """joined: for every residual block on the way up, last first, what it reads: x, whose place is filled by what was
-    recorded last, and the skip beside it."""
-    for up in unet.up_blocks:
-        assert isinstance(up, UpBlock)
+    def _up(self, up: UpBlock, h: View) -> View:
+        """h: the place beside the first skip, which is filled by what was recorded last."""
+        r, context, joined = self.r, self.context, self.joined
         for index, block in enumerate(_resnets(up)):
             whole = joined.pop()
-            ends = index == len(up.resnets) - 1
-            follows = joined and not (ends and up.upsamplers)
+            follows = joined and not (index == len(up.resnets) - 1 and up.upsamplers)
             to = joined[-1].columns(0, block.conv2.out_channels) if follows else None
             h = resnet(r, block, whole, context, None, None if up.attentions else to)
             h = attention(r, up.attentions[index], h, context, to) if up.attentions else h
         for upsampler in up.upsamplers:
             h = _resized(r, upsampler, h, context, joined[-1].grid[1:], joined[-1].columns(0, h.channels))
-    head = Head(r.statistics(h, unet.conv_norm_out), ACTS[unet.config.act_fn])
-    out = r.new((*h.grid, unet.conv_out.out_channels), torch.float32, kept=True)
-    return r.conv(h, unet.conv_out, head=head, out=out)
+        return h
 
 
 def _resized(r: Recorder, block: nn.Module, h: View, context: Context, size: tuple[int, int], to: View) -> View:
