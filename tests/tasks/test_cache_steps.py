@@ -17,6 +17,7 @@ from pydiff.images import read_settings
 from pydiff.models.unet import UNet
 from pydiff.networks import UnexportedError
 from pydiff.nn.cond import Cond
+from pydiff.runtime.planned import PlannedUNet
 from pydiff.step_cache import StepCache
 from tests.checkpoints import makers
 
@@ -35,13 +36,17 @@ CALL: dict[str, Any] = {"size": 64, "num_inference_steps": 5, "output_type": "np
 def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
     """Of every network call how many rows, and whether all levels ran."""
     seen: list[tuple[int, bool]] = []
-    reusing = UNet.reusing
 
-    def told(self: UNet, x: Any, t: Any, cond: Any, deep: Any) -> Any:
-        seen.append((len(x), deep is None))
-        return reusing(self, x, t, cond, deep)
+    def watch(kind: type[UNet] | type[PlannedUNet]) -> None:
+        reusing = kind.reusing
 
-    monkeypatch.setattr(UNet, "reusing", told)
+        def told(self: Any, x: Any, t: Any, cond: Any, deep: Any) -> Any:
+            seen.append((len(x), deep is None))
+            return reusing(self, x, t, cond, deep)
+
+        monkeypatch.setattr(kind, "reusing", told)
+
+    watch(PlannedUNet if isinstance(pydiff.load().cascade.stages[0].unet, PlannedUNet) else UNet)
     return seen
 
 

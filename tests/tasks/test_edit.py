@@ -16,7 +16,6 @@ from torch import Tensor
 
 import pydiff
 from pydiff.diffusion.local_blend import LocalBlend
-from pydiff.models.unet import UNet
 from pydiff.tasks.edit import METHODS
 from pydiff.tasks.edit_options import SHARES, EditOptions
 from pydiff.tasks.run import REPEATED
@@ -79,13 +78,14 @@ def test_steps_begin_from_the_source_for_a_share_of_the_run(pipe: pydiff.Pipelin
 
 def test_pooled_text_is_borrowed_alone(pipe: pydiff.Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = list[Any]()
-    forward = UNet.forward
+    kind = type(pipe.cascade.stages[0].unet)
+    forward = kind.forward
 
-    def recorded(self: UNet, x: Tensor, t: Tensor, cond: Any) -> Tensor:
+    def recorded(self: Any, x: Tensor, t: Tensor, cond: Any) -> Tensor:
         rows.append(None if cond.edit is None or cond.edit.pooled is None else cond.edit.pooled.tolist())
         return forward(self, x, t, cond)
 
-    monkeypatch.setattr(UNet, "forward", recorded)
+    monkeypatch.setattr(kind, "forward", recorded)
     edited(
         pipe, pooled_replace=(0.2, 0.7), cross_replace=0.0, self_replace=0.0, spatial_replace=0.0, num_inference_steps=5
     )

@@ -164,6 +164,7 @@ def test_same_seed_same_picture_alone_or_in_a_batch(restorer: pydiff.Pipeline, p
 def test_a_network_that_reads_text_is_given_the_empty_prompt(tmp_path: Path, picture: Image.Image, task: str) -> None:
     ours = pydiff.load(reading(tmp_path))
     network = ours.cascade.stages[0].unet
+    network = getattr(network, "module", network)
     read: list[Tensor] = []
     network.encoder_hid_proj.register_forward_pre_hook(lambda _, given: read.append(given[0]))
     made = ours.restore(picture, task, hole(task), seed=2, num_inference_steps=2)

@@ -17,6 +17,7 @@ from pydiff.models.unet_config import UNetConfig
 from pydiff.networks import Denoiser
 from pydiff.nn.attention import GEGLU
 from pydiff.nn.cond import Cond, Prepared
+from pydiff.nn.layer import Layer
 from pydiff.nn.resnet import ResnetBlock
 from pydiff.ops import native
 from pydiff.runtime.planned.plan import Plan
@@ -98,10 +99,15 @@ class PlannedUNet(nn.Module):
     def residual_layers(self) -> Sequence[str]:
         return self.module.residual_layers
 
+    @property
+    def layers(self) -> Mapping[str, Layer]:
+        return self.module.layers
+
     def prepare(self, cond: Cond) -> Prepared:
         return self.module.prepare(cond)
 
-    def forward(self, x: Tensor, t: Tensor, prepared: Any, /) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, cond: Cond | Prepared, /) -> Tensor:
+        prepared = cond if isinstance(cond, Prepared) else self.prepare(cond)
         if _by_module(prepared):
             return self.module(x, t, prepared)
         with self._plan(x, t, prepared, outer=False) as plan:
