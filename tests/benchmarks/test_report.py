@@ -19,6 +19,12 @@ def test_pages_have_what_the_results_give(name: str) -> None:
     assert len(report.MARKED.findall(page)) == page.count("<!-- table: ") == page.count("<!-- end -->") > 0
 
 
+@pytest.mark.parametrize("name", report.TABLES)
+def test_lines_have_as_many_cells_as_the_head(name: str) -> None:
+    lines = [line for line in report.TABLES[name](load()).splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in lines}) <= 1
+
+
 def test_an_unknown_table_is_refused() -> None:
     with pytest.raises(ValueError, match="there is no table 'nothing'; expected one of networks"):
         report.filled("<!-- table: nothing -->\n<!-- end -->", {})
