@@ -24,7 +24,10 @@ static std::vector<Chunk> chunks_of(const Product& p, int vectors) {
         for (int64_t from = 0; from < p.depth;) {
             if (chunks.back().length == room) chunks.push_back({{}, done, 0});
             const int64_t length = std::min(p.depth - from, room - chunks.back().length);
-            chunks.back().segments.push_back({tap + from, length});
+            auto& segments = chunks.back().segments;
+            const bool follows = !segments.empty() && segments.back().offset + segments.back().length == tap + from;
+            if (follows) segments.back().length += length;  // taps of one line, where items follow each other
+            else segments.push_back({tap + from, length});
             chunks.back().length += length, from += length, done += length;
         }
     return chunks;
