@@ -71,7 +71,14 @@ class ndarray:  # noqa: N801
         crossings["number"] += 1
         return self.get().item()
 
-    __bool__ = __float__ = __int__ = __index__ = None  # type: ignore[assignment]
+    def __bool__(self) -> bool:
+        return bool(self.item())
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
 
     def tolist(self) -> Any:
         return self.get().tolist()

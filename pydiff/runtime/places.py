@@ -75,7 +75,7 @@ class Gpu:
 
     def dense(self, value: Any, dtype: str) -> Array:
         with self.current():
-            here = value if gpu.is_on_gpu(value) else gpu.from_host(on_host(value))
+            here = value if gpu.is_on_gpu(value) else gpu.from_host(np.asarray(on_host(value), dtype))
             made: Array = gpu.dense(here, dtype)
         return made
 
