@@ -27,8 +27,12 @@ def add_command(commands: Any) -> None:
     )
     command.set_defaults(run=run)
     command.add_argument("folder", type=Path, metavar="DIR", help="where to write; a folder that is new or empty")
-    command.add_argument("--model", action="append", metavar="MODEL", help="a folder or hub id; one per stage")
+    command.add_argument("--model", action="append", metavar="MODEL", help="a folder, file or hub id; one per stage")
     command.add_argument("--variant", metavar="NAME", help="fp16 and the like, of the files to read")
+    command.add_argument(
+        "--tokenizer", metavar="DIR", help="for a single file: CLIP's tokenizer, or a pipeline with it"
+    )
+    command.add_argument("--prediction-type", metavar="NAME", help="for a single file: epsilon or v_prediction")
     command.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="of the weights (float32)")
     command.add_argument("-q", "--quiet", action="store_true", help="say nothing of what is done")
 
@@ -42,6 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.folder,
         dtype=arguments.dtype,
         variant=arguments.variant,
+        tokenizer=arguments.tokenizer,
+        prediction_type=arguments.prediction_type,
         tell=(lambda line: None) if arguments.quiet else _tell,
     )
     print(summary(json.loads((made / PARITY).read_text())["checks"]))

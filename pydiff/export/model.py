@@ -43,14 +43,17 @@ def export(
     *,
     dtype: str = "float32",
     variant: str | None = None,
+    tokenizer: Model | None = None,
+    prediction_type: str | None = None,
     tell: Tell = lambda _: None,
 ) -> Path:
     """Write a model as a folder that `pydiff.load` opens without torch; returns the folder.
 
-    model: as `pydiff.load` takes it (None: the embedded cascade), but for single files, unCLIP and Paint by Example.
-    dtype: "float32", "float16", or "int8" (weights alone); inputs and outputs are float32. variant: of the files to
-    read. tell: is given a line about each thing done. Every graph is compared with torch, and so is the default run of
-    every stage; parity.json has what came out. The folder appears whole, or not at all.
+    model: as `pydiff.load` takes it (None: the embedded cascade), but for unCLIP and Paint by Example; and with it
+    variant, of the files to read, and for a single file tokenizer and prediction_type. dtype: "float32", "float16", or
+    "int8" (weights alone); inputs and outputs are float32. tell: is given a line about each thing done. Every graph is
+    compared with torch, and so is the default run of every stage; parity.json has what came out. The folder appears
+    whole, or not at all.
 
     Raises ValueError, by name, for a model that cannot be exported, a folder that holds something, a dtype that there
     is not, too little space, and a graph that does not compute what torch does.
@@ -60,7 +63,7 @@ def export(
     target = Path(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target} is there and not empty; give a new folder, or empty it")
-    name, sources = sources_of(model, variant)
+    name, sources = sources_of(model, variant, tokenizer, prediction_type)
     cascade = open_indexes([source.index for source in sources], torch_networks(variant=variant), name)
     networks = [list(networks_of(source.index, stage)) for source, stage in zip(sources, cascade.stages, strict=True)]
     _check_space(target, networks, dtype)

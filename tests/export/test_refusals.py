@@ -29,9 +29,6 @@ def test_models(tmp_path: Path) -> None:
     makers.paint_by_example(tmp_path / "example")
     with pytest.raises(ValueError, match="is a PaintByExamplePipeline, which is not exported"):
         export(tmp_path / "example", tmp_path / "out")
-    (tmp_path / "one.safetensors").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"one.safetensors is a single file, which is not exported"):
-        export(tmp_path / "one.safetensors", tmp_path / "out")
     with pytest.raises(ValueError, match="expected a folder, or a list of one folder per stage"):
         export([], tmp_path / "out")
     assert not (tmp_path / "out").exists()
