@@ -87,7 +87,7 @@ class Network:
         rows = [x if branch.beside is None else xp.concat([x, branch.beside], axis=1) for branch in active]
         if self.windows is not None:
             rows = [self.windows.split(row) for row in rows]
-        given = laid_out(xp.concat(rows))  # (R B, C, h, w), branch by branch; in each window by window
+        given = laid_out(_one(rows))  # (R B, C, h, w), branch by branch; in each window by window
         time = xp.full((), t, dtype=xp.float32, device=x.device)
         level = self.levels[t]
         edit = None if self.start.edit is None else self.start.edit(level, branches)
@@ -105,7 +105,7 @@ class Network:
         else:
             assert isinstance(unet, Reusing)  # as the plan is checked
             parts = self.cache(unet, calls, time, branches)
-        made = xp.concat(parts).reshape((len(branches), -1, *parts[0].shape[1:]))
+        made = _one(parts).reshape((len(branches), -1, *parts[0].shape[1:]))
         return made if self.windows is None else self.windows.merged(made)
 
     def _prepare(
@@ -118,3 +118,8 @@ class Network:
         for start in range(0, len(given), each):
             rows = slice(start, min(start + each, len(given)))
             yield rows, unet.prepare(cond.of(rows))
+
+
+def _one(parts: Sequence[Array]) -> Array:
+    """The rows of all parts; those of one part alone are not copied."""
+    return parts[0] if len(parts) == 1 else namespace(*parts).concat(parts)
