@@ -96,7 +96,7 @@ def process_table(sizes: list[int], rounds: int) -> Table:
             name = ["--seed", str(SEED), "--size", str(size), "-q", "-o", f"{home}/a.png"]
             generate = [sys.executable, "-m", "pydiff.cli", "generate", PROMPT, *name]
             commands = {
-                TORCH: generate,
+                TORCH: [*generate, "--device", "cpu"],  # asks for torch
                 ONNX: [*generate, "--provider", "cpu"],
                 EAGER: [sys.executable, "-m", "benchmarks.runtimes", "--child", str(size)],
             }
