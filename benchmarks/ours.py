@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pydiff.models.autoencoder import Autoencoder
 from pydiff.models.unet import UNet
 from pydiff.nn.cond import Cond
-from pydiff.runtime.planned import planned
+from pydiff.runtime.planned import planned, planned_codec
 
 TYPES = (torch.float32, torch.bfloat16)
 Network = TypeVar("Network", bound=nn.Module)
@@ -37,7 +37,7 @@ def decoders(codec: Autoencoder, latents: Tensor) -> dict[str, Callable[[], Tens
     for dtype in TYPES:
         network = cast_copy(codec, dtype, torch.channels_last)
         laid = latents.to(dtype).contiguous(memory_format=torch.channels_last)
-        made[f"pydiff, {str(dtype).removeprefix('torch.')}"] = partial(network.decode, laid)
+        made[f"pydiff, {str(dtype).removeprefix('torch.')}"] = partial(planned_codec(network).decode, laid)
     return made
 
 

@@ -53,8 +53,11 @@ static void add_product(Program& program, const PictureIn& x, const PictureIn& o
 }
 
 static void add_winograd(Program& program, const PictureIn& x, const PictureIn& out, int64_t outputs,
-                         const Ending& ending, uintptr_t affines, int act, uintptr_t points) {
-    const Winograd w{product_of(x, out, outputs, ending), {floats(affines), static_cast<Act>(act)}, reinterpret_cast<void*>(points)};
+                         const Ending& ending, uintptr_t affines, int act, uintptr_t points, int64_t band) {
+    const Winograd w{product_of(x, out, outputs, ending),
+                     {floats(affines), static_cast<Act>(act)},
+                     reinterpret_cast<void*>(points),
+                     band};
     program.add([w](int threads) { winograd(w, threads); });
 }
 

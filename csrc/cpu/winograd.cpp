@@ -58,19 +58,19 @@ PYDIFF_WIDE static void transform_line(const float* const* lines, int64_t tiles,
         }
 }
 
-// Lines of tiles [first, last) of all pictures, of some channels.
+// Lines of tiles [first, last) of all pictures, of some channels, in the band that begins at line `origin`.
 template <typename Number>
-static void transform(const Winograd& w, int64_t first, int64_t last, int64_t channel, float* strips) {
-    const int64_t count = std::min(kStrip, w.p.depth - channel), size = (w.p.grid.width + 3) * kStrip;
-    const int64_t lines = w.tile_lines(), items = w.tile_items(), stride = w.tiles() * w.p.depth;
+static void transform(const Winograd& w, int64_t origin, int64_t first, int64_t last, int64_t channel, float* strips) {
+    const int64_t depth = w.p.depth, count = std::min(kStrip, depth - channel), size = (w.p.grid.width + 3) * kStrip;
+    const int64_t lines = w.tiles().height, items = w.tiles().width;
     float* ring[4] = {strips, strips + size, strips + 2 * size, strips + 3 * size};
     for (int64_t i = first; i < last; ++i) {
         const int64_t image = i / lines, line = 2 * (i % lines) - 1;
         const bool follows = i > first && line > 0;  // two of its lines are there already
         if (follows) std::swap(ring[0], ring[2]), std::swap(ring[1], ring[3]);
         for (int64_t j = follows ? 2 : 0; j < 4; ++j) read_line<Number>(w, image, line + j, channel, count, ring[j]);
-        transform_line(ring, items, count, static_cast<Number*>(w.points) + i * items * w.p.depth + channel, stride,
-                       w.p.depth);
+        Number* out = static_cast<Number*>(w.points) + (i - origin) * items * depth + channel;
+        transform_line(ring, items, count, out, w.band * items * depth, depth);
     }
 }
 
@@ -94,13 +94,16 @@ PYDIFF_WIDE static void untransform(const float* sums, int64_t stride, int64_t c
     }
 }
 
-// Tiles [first, last) of the panel of columns that begins at `column`. sums: (16, kBlockTiles + kRows, columns).
-static void block(const Winograd& w, int64_t first, int64_t last, int64_t column, int vectors, float* sums) {
+// Tiles [first, last) of the panel of columns that begins at `column`, in the band that begins at tile `origin`.
+// sums: (16, kBlockTiles + kRows, columns).
+static void block(const Winograd& w, int64_t origin, int64_t first, int64_t last, int64_t column, int vectors,
+                  float* sums) {
     const Product& p = w.p;
+    const Grid tiles = w.tiles();
     const int64_t size = p.bfloat16 ? 2 : 4, width = vectors * kVector, high = tile_rows(vectors), depth = p.depth;
     const int64_t stride = (kBlockTiles + kRows) * width, columns = (p.outputs + kVector - 1) / kVector * kVector;
     for (int64_t point = 0; point < kPoints; ++point) {
-        const auto* x = static_cast<const char*>(w.points) + point * w.tiles() * depth * size;
+        const auto* x = static_cast<const char*>(w.points) + (point * w.band * tiles.width - origin) * depth * size;
         const Segment all{0, depth};
         TileIn in;
         in.segments = &all, in.count = 1, in.add = false;
@@ -111,7 +114,6 @@ static void block(const Winograd& w, int64_t first, int64_t last, int64_t column
             tile(in, vectors, p.bfloat16);
         }
     }
-    const Grid tiles{p.grid.images, w.tile_lines(), w.tile_items()};
     Index index = Index::of(tiles, first);
     alignas(64) float rows[4 * kColumns];
     for (int64_t t = first; t < last; ++t, index.next(tiles)) {
@@ -125,24 +127,29 @@ static void block(const Winograd& w, int64_t first, int64_t last, int64_t column
 
 void winograd(const Winograd& w, int threads) {
     const Product& p = w.p;
-    const int64_t panels = (p.outputs + kColumns - 1) / kColumns, blocks = (w.tiles() + kBlockTiles - 1) / kBlockTiles;
-    const int64_t strips = (p.depth + kStrip - 1) / kStrip, lines = p.grid.images * w.tile_lines();
+    const int64_t panels = (p.outputs + kColumns - 1) / kColumns, strips = (p.depth + kStrip - 1) / kStrip;
+    const int64_t lines = p.grid.images * w.tiles().height, items = w.tiles().width;
     const int last = static_cast<int>((p.outputs - (panels - 1) * kColumns + kVector - 1) / kVector);
-    const int64_t parts = std::min<int64_t>(threads, lines);
     const int64_t room = std::max(4 * (p.grid.width + 3) * kStrip, kPoints * (kBlockTiles + kRows) * kColumns);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         std::vector<float> memory(room);
+        for (int64_t origin = 0; origin < lines; origin += w.band) {
+            const int64_t end = std::min(origin + w.band, lines), parts = std::min<int64_t>(threads, end - origin);
+            const int64_t blocks = ((end - origin) * items + kBlockTiles - 1) / kBlockTiles;
 #pragma omp for schedule(static)
-        for (int64_t i = 0; i < parts * strips; ++i) {
-            const int64_t part = i / strips, from = lines * part / parts, to = lines * (part + 1) / parts;
-            (p.bfloat16 ? transform<uint16_t> : transform<float>)(w, from, to, i % strips * kStrip, memory.data());
-        }
+            for (int64_t i = 0; i < parts * strips; ++i) {
+                const int64_t part = i / strips, from = origin + (end - origin) * part / parts;
+                const int64_t to = origin + (end - origin) * (part + 1) / parts;
+                (p.bfloat16 ? transform<uint16_t> : transform<float>)(w, origin, from, to, i % strips * kStrip,
+                                                                      memory.data());
+            }
 #pragma omp for schedule(static)
-        for (int64_t i = 0; i < panels * blocks; ++i) {
-            const int64_t panel = i / blocks, first = i % blocks * kBlockTiles;
-            block(w, first, std::min(first + kBlockTiles, w.tiles()), panel * kColumns, panel == panels - 1 ? last : 4,
-                  memory.data());
+            for (int64_t i = 0; i < panels * blocks; ++i) {
+                const int64_t panel = i / blocks, first = origin * items + i % blocks * kBlockTiles;
+                block(w, origin * items, first, std::min(first + kBlockTiles, end * items), panel * kColumns,
+                      panel == panels - 1 ? last : 4, memory.data());
+            }
         }
     }
 }

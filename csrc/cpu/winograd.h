@@ -18,10 +18,9 @@ struct Head {
 struct Winograd {
     Product p;  // x (images, height, width, depth), depth a multiple of 16, without taps; weights: 16 times a product's
     Head head;
-    void* points;  // room for 16 matrices (tiles, depth) of x's type
-    int64_t tile_lines() const { return (p.grid.height + 1) / 2; }
-    int64_t tile_items() const { return (p.grid.width + 1) / 2; }
-    int64_t tiles() const { return p.grid.images * tile_lines() * tile_items(); }
+    void* points;  // room for 16 matrices (tiles of a band, depth) of x's type
+    int64_t band;  // lines of tiles that are worked on together
+    Grid tiles() const { return {p.grid.images, (p.grid.height + 1) / 2, (p.grid.width + 1) / 2}; }
 };
 
 void winograd(const Winograd& w, int threads);

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 import pydiff
+from pydiff.models.autoencoder import Autoencoder, AutoencoderConfig
 from pydiff.models.unet import UNet, UNetConfig
 from pydiff.nn.cond import Cond, Prepared
 from pydiff.nn.edit import AttentionEdit, Heat, PixelEdit, RowsIn
 from pydiff.ops import native
-from pydiff.runtime.planned import PlannedUNet, planned, why_not
+from pydiff.runtime.planned import PlannedAutoencoder, PlannedUNet, planned, planned_codec, why_not
 from tests.models.test_unet import CONFIGS, make, randomise
 
 pytestmark = pytest.mark.skipif(
@@ -195,6 +196,36 @@ def test_the_outermost_level_alone(name: str) -> None:
     (ours, kept), (theirs, _) = (of.reusing(later, t, prepared, expected) for of in (network, case.unet))
     torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=0)
     assert torch.equal(kept, expected)
+
+
+AUTOENCODER: dict[str, Any] = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "block_out_channels": (64, 96),
+    "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2,
+    "latent_channels": 4,
+    "norm_num_groups": 16,
+    "sample_size": 32,
+}
+
+
+@pytest.mark.parametrize("attends", [True, False])
+def test_autoencoders(attends: bool) -> None:
+    torch.manual_seed(3)
+    config = AutoencoderConfig.from_dict(AUTOENCODER | {"mid_block_add_attention": attends})
+    module = Autoencoder(config).eval()
+    randomise(module, 4)
+    codec = planned_codec(module)
+    assert isinstance(codec, PlannedAutoencoder)
+    image, latents, noise = torch.rand(2, 3, 36, 44) * 2 - 1, torch.randn(2, 4, 18, 22), torch.randn(2, 4, 18, 22)
+    torch.testing.assert_close(codec.decode(latents), module.decode(latents), atol=2e-5, rtol=0)
+    torch.testing.assert_close(codec.encode(image, noise), module.encode(image, noise), atol=2e-5, rtol=0)
+    sliced = codec.decode(latents, slicing=True)
+    assert torch.equal(sliced, codec.decode(latents))
+    tiled = {"tiling": True, "slicing": True}
+    torch.testing.assert_close(codec.decode(latents, **tiled), module.decode(latents, **tiled), atol=2e-5, rtol=0)
+    assert torch.equal(codec.scaled(latents), module.scaled(latents))
 
 
 def test_gradients_go_through_the_module() -> None:

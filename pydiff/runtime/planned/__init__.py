@@ -1,6 +1,7 @@
 """Networks as plans on the CPU: every step recorded once for fixed sizes, over weights packed once and memory planned
 once, and run by the native core."""
 
-from pydiff.runtime.planned.network import PlannedUNet, plan_cascade, planned, why_not
+from pydiff.runtime.planned.autoencoder import PlannedAutoencoder
+from pydiff.runtime.planned.network import PlannedUNet, plan_cascade, planned, planned_codec, why_not
 
-__all__ = ["PlannedUNet", "plan_cascade", "planned", "why_not"]
+__all__ = ["PlannedAutoencoder", "PlannedUNet", "plan_cascade", "planned", "planned_codec", "why_not"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from torch import nn
 
@@ -56,6 +56,11 @@ def resnet(
     head = Head(r.statistics(h, block.norm2, scale, shift), ACTS[spec.act])
     shortcut = x if block.conv_shortcut is None else r.conv(x, block.conv_shortcut)
     return r.conv(h, block.conv2, Ending(residual=shortcut, scale=1 / spec.out_scale), head=head, out=out)
+
+
+def resnets(level: nn.Module) -> list[ResnetBlock]:
+    """The residual blocks of a level of any network."""
+    return [block for block in cast(nn.ModuleList, level.resnets) if isinstance(block, ResnetBlock)]
 
 
 def downsample(r: Recorder, block: Downsample, x: View, out: View | None) -> View:

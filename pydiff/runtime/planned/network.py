@@ -2,57 +2,65 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from pydiff.cascade import Cascade
+from pydiff.cascade import Cascade, Stage
+from pydiff.models.autoencoder import Autoencoder
 from pydiff.models.unet import UNet
 from pydiff.models.unet_config import UNetConfig
-from pydiff.networks import Denoiser
+from pydiff.networks import Codec, Denoiser
 from pydiff.nn.attention import GEGLU
 from pydiff.nn.cond import Cond, Prepared
 from pydiff.nn.layer import Layer
 from pydiff.nn.resnet import ResnetBlock
 from pydiff.ops import native
+from pydiff.runtime.planned.autoencoder import PlannedAutoencoder
 from pydiff.runtime.planned.plan import Plan
+from pydiff.runtime.planned.plans import Plans
 from pydiff.runtime.planned.recorder import ACTS
 from pydiff.runtime.planned.weights import Weights, fits_gate
 
 MOST_PLANS = 8  # that wait for a call of their size
 
 
-def why_not(unet: UNet) -> str | None:
-    """Why a U-Net is not run by plans; None where it is."""
-    core, weight = native.core(), unet.conv_in.weight
+def why_not(network: object) -> str | None:
+    """Why a network is not run by plans; None where it is."""
+    core = native.core()
     if core is None:
         return native.why_missing() or "the core is not there"
     if not hasattr(core, "Program"):
         return "the processor has no AVX-512"
+    if not isinstance(network, (UNet, Autoencoder)):
+        return f"it is a {type(network).__name__}; plans know {UNet.__name__} and {Autoencoder.__name__}"
+    weight = network.like
     if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.bfloat16):
         return f"its weights are {weight.dtype} on {weight.device}; plans run float32 and bfloat16 on the CPU"
     if weight.dtype == torch.bfloat16 and not core.bfloat16_products:
         return "the processor has no products of bfloat16"
-    return _unknown(unet)
+    return _unknown(network)
 
 
-def _unknown(unet: UNet) -> str | None:
+def _unknown(network: UNet | Autoencoder) -> str | None:
     """What of its configuration plans do not know."""
-    blocks = [block for block in unet.modules() if isinstance(block, ResnetBlock)]
-    acts = {unet.config.act_fn, unet.config.time_embedding_act_fn} - set(ACTS)
-    if acts or unet.config.timestep_post_act is not None:
-        named = [*acts, unet.config.timestep_post_act][0]
-        return f"its activation is {named}; plans know {', '.join(filter(None, ACTS))}"
-    if len({block.spec.skip_embed_act for block in blocks}) > 1:
+    config = network.config
+    acts: set[str | None] = {config.act_fn}
+    if isinstance(config, UNetConfig):
+        acts.add(config.time_embedding_act_fn)
+    if unknown := acts - set(ACTS):
+        return f"its activation is {unknown.pop()}; plans know {', '.join(filter(None, ACTS))}"
+    if isinstance(config, UNetConfig) and config.timestep_post_act is not None:
+        return f"it activates the embedding of t by {config.timestep_post_act}"
+    if len({block.spec.skip_embed_act for block in network.modules() if isinstance(block, ResnetBlock)}) > 1:
         return "some of its residual blocks activate what they are told, and some do not"
-    if not all(fits_gate(block.proj) for block in unet.modules() if isinstance(block, GEGLU)):
+    if not all(fits_gate(block.proj) for block in network.modules() if isinstance(block, GEGLU)):
         return "its gated layers are no multiple of 32 wide"
-    odd = [c for c in unet.config.block_out_channels if c % 2]
+    odd = [count for count in config.block_out_channels if count % 2]
     return f"it has levels of {odd} channels; plans take even numbers" if odd else None
 
 
@@ -61,10 +69,19 @@ def planned(network: Denoiser) -> Denoiser:
     return PlannedUNet(network) if isinstance(network, UNet) and why_not(network) is None else network
 
 
+def planned_codec(codec: Codec) -> Codec:
+    """The same of an autoencoder."""
+    return PlannedAutoencoder(codec) if isinstance(codec, Autoencoder) and why_not(codec) is None else codec
+
+
 def plan_cascade(cascade: Cascade) -> Cascade:
     """The cascade with its networks run by plans where they can be."""
-    stages = tuple(replace(stage, unet=planned(stage.unet)) for stage in cascade.stages)
-    return replace(cascade, stages=stages)
+
+    def of(stage: Stage) -> Stage:
+        codec = None if stage.codec is None else planned_codec(stage.codec)
+        return replace(stage, unet=planned(stage.unet), codec=codec)
+
+    return replace(cascade, stages=tuple(map(of, cascade.stages)))
 
 
 class PlannedUNet(nn.Module):
@@ -75,9 +92,13 @@ class PlannedUNet(nn.Module):
     def __init__(self, module: UNet) -> None:
         super().__init__()
         self.module = module
-        self._weights = Weights(module.conv_in.weight.dtype)
-        self._idle: list[tuple[tuple[int, ...], Plan]] = []
-        self._lock = threading.Lock()
+        weights = Weights(module.conv_in.weight.dtype)
+
+        def make(size: Hashable) -> Plan:
+            shape, tokens, outer = cast(tuple[tuple[int, int, int, int], int, bool], size)
+            return Plan(module, weights, shape, tokens, outer)
+
+        self._plans = Plans(make, MOST_PLANS)
 
     @property
     def config(self) -> UNetConfig:
@@ -127,25 +148,10 @@ class PlannedUNet(nn.Module):
         times, added = self.module.times(t.expand(x.shape[0])), self.module.told(prepared)
         return plan.run(2 * x - 1 if self.config.center_input_sample else x, times, added, prepared).to(x.dtype)
 
-    @contextmanager
-    def _plan(self, x: Tensor, t: Tensor, prepared: Prepared, outer: bool) -> Iterator[Plan]:
-        """An idle plan of this size, or a new one; the one that waited longest makes room."""
+    def _plan(self, x: Tensor, t: Tensor, prepared: Prepared, outer: bool) -> AbstractContextManager[Plan]:
         self.module.check(x, t, prepared)
-        batch, channels, height, width = x.shape
         tokens = prepared.text[0][0].shape[2] if prepared.text else 0
-        size = (batch, channels, height, width, tokens, outer)
-        with self._lock:
-            found = next((index for index, (of, _) in enumerate(self._idle) if of == size), None)
-            plan = None if found is None else self._idle.pop(found)[1]
-            if plan is None:
-                with torch.inference_mode(False), torch.no_grad():  # what is made stays after this call
-                    plan = Plan(self.module, self._weights, (batch, channels, height, width), tokens, outer)
-        try:
-            yield plan
-        finally:
-            with self._lock:
-                self._idle.append((size, plan))
-                del self._idle[:-MOST_PLANS]
+        return self._plans.of((tuple(x.shape), tokens, outer))
 
 
 def _by_module(prepared: Prepared) -> bool:

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from pydiff.models.unet import UNet
 from pydiff.nn.attend import attend_pixels, attend_text
 from pydiff.nn.attention import JointAttention, TextAttention
-from pydiff.nn.blocks import DownBlock, MidBlock, UpBlock
+from pydiff.nn.blocks import DownBlock, UpBlock
 from pydiff.nn.cond import Prepared
 from pydiff.nn.edit import AttentionEdit
 from pydiff.nn.resnet import Downsample, ResnetBlock, Upsample
-from pydiff.runtime.planned.blocks import Context, attention, downsample, resnet, upsample
+from pydiff.runtime.planned.blocks import Context, attention, downsample, resnet, resnets, upsample
 from pydiff.runtime.planned.memory import View
 from pydiff.runtime.planned.recorder import ACTS, Attend, Ending, Head, Recorder, heads_of
 from pydiff.runtime.planned.weights import Weights
@@ -161,7 +161,7 @@ class Walk:
 
     def _down(self, down: DownBlock, h: View, whole: bool = True) -> View:
         r, context = self.r, self.context
-        for index, block in enumerate(_resnets(down)):
+        for index, block in enumerate(resnets(down)):
             to = self._skip(block.conv2.out_channels, h)
             h = resnet(r, block, h, context, None, None if down.attentions else to)
             h = attention(r, down.attentions[index], h, context, to) if down.attentions else h
@@ -174,7 +174,7 @@ class Walk:
         mid, r, context, to = self.unet.mid_block, self.r, self.context, self.joined[-1].columns(0, h.channels)
         if mid is None:
             return r.normalise(h, None, out=to)
-        for index, block in enumerate(_resnets(mid)):
+        for index, block in enumerate(resnets(mid)):
             if index and mid.attentions:
                 h = attention(r, mid.attentions[index - 1], h, context, None)
             h = resnet(r, block, h, context, None, to if index == len(mid.resnets) - 1 else None)
@@ -183,7 +183,7 @@ class Walk:
     def _up(self, up: UpBlock, h: View) -> View:
         """h: the place beside the first skip, which is filled by what was recorded last."""
         r, context, joined = self.r, self.context, self.joined
-        for index, block in enumerate(_resnets(up)):
+        for index, block in enumerate(resnets(up)):
             whole = joined.pop()
             follows = joined and not (index == len(up.resnets) - 1 and up.upsamplers)
             to = joined[-1].columns(0, block.conv2.out_channels) if follows else None
@@ -203,18 +203,14 @@ def _resized(r: Recorder, block: nn.Module, h: View, context: Context, size: tup
     return resnet(r, cast(ResnetBlock, block), h, context, size, to)
 
 
-def _resnets(level: DownBlock | MidBlock | UpBlock) -> list[ResnetBlock]:
-    return [cast(ResnetBlock, block) for block in level.resnets]
-
-
 def _widths(unet: UNet) -> list[int]:
     """Channels of what stands beside each skip on the way up, for the skips in the order that they are made."""
     skips = [unet.conv_in.out_channels]
     for down in unet.down_blocks:
         assert isinstance(down, DownBlock)
-        channels = [block.conv2.out_channels for block in _resnets(down)]
+        channels = [block.conv2.out_channels for block in resnets(down)]
         skips += channels + channels[-1:] * len(down.downsamplers)
-    ins = [block.conv1.in_channels for up in unet.up_blocks for block in _resnets(cast(UpBlock, up))]
+    ins = [block.conv1.in_channels for up in unet.up_blocks for block in resnets(cast(UpBlock, up))]
     return [whole - skip for whole, skip in zip(reversed(ins), skips, strict=True)]
 
 

@@ -16,6 +16,7 @@ NONE, SILU, GELU, GEGLU = range(4)  # activations, as the core counts them
 ACTS = {None: NONE, "silu": SILU, "swish": SILU, "gelu": GELU}  # by the names that checkpoints use
 LEAST_CHANNELS = 64  # from which on Winograd's products outweigh its transforms
 LEAST_TILES = 16  # of a picture
+BAND = 1 << 22  # numbers of Winograd's transforms that are made before they are used: what the last cache holds
 Write = Callable[[Any, Arena], None]  # a step, into a program
 
 
@@ -187,13 +188,15 @@ class Recorder:
 
     def _winograd(self, x: View, conv: nn.Conv2d, ending: Ending, head: Head | None, out: View) -> None:
         packed = self.weights.points(conv)
-        points = self.new((POINTS, 1, _tiles(x), x.channels))
+        items = -(-x.grid[2] // 2)
+        band = min(max(1, BAND // (POINTS * items * x.channels)), x.grid[0] * -(-x.grid[1] // 2))
+        points = self.new((POINTS, 1, band * items, x.channels))
         affines, act = (None, NONE) if head is None else head
 
         def write(program: Any, arena: Arena) -> None:
             at = 0 if affines is None else arena.address(affines)
             given = (_picture(x, arena), _picture(out, arena), packed.outputs, _ending(packed, ending, arena))
-            program.winograd(*given, at, act, arena.address(points))
+            program.winograd(*given, at, act, arena.address(points), band)
 
         self._step(write, x, out, affines, points, ending.told, ending.residual)
 
