@@ -124,7 +124,16 @@ def _core() -> Iterator[Finding]:
         assert core is not None
         openmp = "OpenMP" if core.openmp else "no OpenMP, one thread"
         yield Finding("ok", "native core", f"{core.simd()}, {openmp}, PYDIFF_KERNELS={native.choice()}")
+        yield _plans(core)
     yield Finding("ok", "threads", str(native.threads()))
+
+
+def _plans(core: ModuleType) -> Finding:
+    """In which types torch's networks are run by plans on the CPU."""
+    if not hasattr(core, "Program"):
+        return Finding("missing", "plans", "the processor has no AVX-512; on the CPU torch's layers run")
+    types = "float32 and bfloat16" if core.bfloat16_products else "float32"
+    return Finding("ok", "plans", f"the core runs whole networks on the CPU in {types}")
 
 
 def _weights() -> Finding:
