@@ -6,6 +6,7 @@ import importlib
 import importlib.metadata
 import platform
 from collections.abc import Collection, Iterator
+from types import ModuleType
 from typing import Any
 
 import numpy as np
