@@ -89,6 +89,6 @@ PHASES = {
     "base": Phase(steps=8_000, batch=16, learning_rate=1.5e-3, warmup=300, ema=0.9995, drop_text=0.1, fine=0.4),
     "super_256": Phase(steps=1_600, batch=16, learning_rate=2e-3, warmup=100, ema=0.998),
     "super_1024": Phase(steps=1_000, batch=16, learning_rate=2e-3, warmup=100, ema=0.998),
-    "palette": Phase(steps=6_000, batch=16, learning_rate=7e-4, warmup=100, ema=0.998, fine=0.25),
+    "palette": Phase(steps=3_200, batch=16, learning_rate=7e-4, warmup=100, ema=0.998, fine=0.25),
     "instruct": Phase(steps=11_000, batch=16, learning_rate=7e-4, warmup=100, ema=0.998, fine=0.25),
 }
