@@ -40,11 +40,11 @@ class Options:
     """How to sample. A list holds one value per stage that runs; anything else is for the first of them, and later
     stages do as their folders say. In lists, None too means what the folder says.
 
-    num_inference_steps: at least 1. cache_steps: every so many evaluations of the network one is whole, and the others
-    run its outermost level alone (`pydiff.step_cache`), an approximation, off (1) by default. timesteps, in their place: descending training timesteps, or the name or counts of
-    a respacing ("smart50"). guidance_scale: up to 1 is no guidance; a function (level, levels) -> scale makes it vary
-    over a run, as does a list in the place of a stage's number. image_guidance_scale: how closely to keep to the
-    picture, of stages that follow instructions. guidance_rescale: phi in [0, 1]. guidance_interval: (low, high), the
+    num_inference_steps: at least 1. timesteps, in their place: descending training timesteps, or the name or counts of
+    a respacing ("smart50"). cache_steps: every so many evaluations of the network one is whole, and the others run its
+    outermost level alone (`pydiff.step_cache`), an approximation, off (1) by default. guidance_scale: up to 1 is
+    no guidance; a function (level, levels) -> scale makes it vary over a run, as does a list in the place of a stage's
+    number. image_guidance_scale: how closely to keep to the picture, of stages that follow instructions. guidance_rescale: phi in [0, 1]. guidance_interval: (low, high), the
     noise from 0 (none) to 1 (noise alone) between which guidance is on (`pydiff.diffusion.guidance.within`), an
     approximation, off by default. pag_scale: of perturbed-attention
     guidance (`pydiff.tasks.perturbed`), 0 is none, said as guidance_scale is; pag_adaptive_scale: how much less of it
