@@ -44,10 +44,10 @@ class Options:
     a respacing ("smart50"). cache_steps: every so many evaluations of the network one is whole, and the others run its
     outermost level alone (`pydiff.step_cache`), an approximation, off (1) by default. guidance_scale: up to 1 is
     no guidance; a function (level, levels) -> scale makes it vary over a run, as does a list in the place of a stage's
-    number. image_guidance_scale: how closely to keep to the picture, of stages that follow instructions. guidance_rescale: phi in [0, 1]. guidance_interval: (low, high), the
-    noise from 0 (none) to 1 (noise alone) between which guidance is on (`pydiff.diffusion.guidance.within`), an
-    approximation, off by default. pag_scale: of perturbed-attention
-    guidance (`pydiff.tasks.perturbed`), 0 is none, said as guidance_scale is; pag_adaptive_scale: how much less of it
+    number. image_guidance_scale: how closely to keep to the picture, of stages that follow instructions.
+    guidance_rescale: phi in [0, 1]. guidance_interval: (low, high), the noise from 0 (none) to 1 (noise alone) between
+    which guidance is on (`pydiff.diffusion.guidance.within`), an approximation, off by default. pag_scale: of
+    perturbed-attention guidance (`pydiff.tasks.perturbed`), 0 is none, said as guidance_scale is; pag_adaptive_scale: how much less of it
     per timestep; pag_layers: where, names with * for any part, by default the middle of the network. sampler: ddpm,
     ddim, pndm, euler, euler_ancestral, dpmpp_2m, dpmpp_2m_sde, heun or edm. eta: noise of ddim, in [0, 1].
     thresholding: none, and of pixels static or dynamic, with percentile in [0, 1] and max_value; without it those two
