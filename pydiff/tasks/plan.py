@@ -50,8 +50,8 @@ class Options:
     perturbed-attention guidance (`pydiff.tasks.perturbed`), 0 is none, said as guidance_scale is; pag_adaptive_scale:
     how much less of it per timestep; pag_layers: where, names with * for any part, by default the middle of the
     network. sampler: ddpm, ddim, pndm, euler, euler_ancestral, dpmpp_2m, dpmpp_2m_sde, heun or edm. eta: noise of
-    ddim, in [0, 1]. thresholding: none, and of pixels static or dynamic, with percentile in [0, 1] and max_value; without it
-    those two change the folder's own.
+    ddim, in [0, 1]. thresholding: none, and of pixels static or dynamic, with percentile in [0, 1] and
+    max_value; without it those two change the folder's own.
     noise_level: of a super-resolution stage's low-res picture, 0 to 999; conditioning: whether
     that is "non_truncated", a finished picture noised to the level, or "truncated", what the stage before leaves there,
     stopped (`pydiff.tasks.augmentation`); one value of these is for all such stages. Of the first stage only: strength,
