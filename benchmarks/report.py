@@ -28,6 +28,7 @@ TABLES: Mapping[str, Callable[[Results], str]] = {
     "inpaint": tables.inpaint,
     "runtimes": tables.runtimes,
     "scenes": tables.scenes,
+    "approximations": tables.approximations,
     "edits": tables.edits,
     "attention-ranges": operator_tables.attention_ranges,
     "attention": operator_tables.attention,

@@ -166,6 +166,20 @@ def runtimes(results: Results) -> str:
     )
 
 
+def approximations(results: Results) -> str:
+    """What each gains, and what its pictures are still worth."""
+    rows = starting(results.get("approximations", {}), "approximations")
+    if not rows:
+        return UNKNOWN
+    columns = ("", "time", "beside the exact run", "PSNR beside its pictures", "scenes right", "unseen combinations")
+    lines = []
+    for row in rows:
+        far = f"{row['PSNR dB']:.1f} dB" if row["PSNR dB"] != "" else "-"
+        right = [f"{row[kind]} of {row[count]}" for kind, count in (("right", "n"), ("unseen right", "unseen n"))]
+        lines.append((f"`{row['approximation']}`", seconds(row["s"]), times(row["gain"]), far, *right))
+    return markdown(columns, lines)
+
+
 def scenes(results: Results) -> str:
     rows: Mapping[str, Mapping[str, int]] = results["scenes"]["table"]
     lines = ((name, f"{row['right'] / row['total']:.1%}", str(row["total"])) for name, row in rows.items())
