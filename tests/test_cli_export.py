@@ -16,6 +16,7 @@ CHECKS: list[dict[str, Any]] = [
     {"stage": "base", "what": "run", "sizes": {}, "error": 3.14e-5, "bound": 5e-4},
     {"stage": "large", "what": "run", "sizes": {}, "error": 1e-4, "bound": None},
 ]
+NOT_SAID = {"variant": None, "tokenizer": None, "prediction_type": None}
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_what_it_says(calls: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "shapes"
     assert cli.main(["export", str(folder)]) == 0
-    assert calls == [(None, folder, {"dtype": "float32", "variant": None})]
+    assert calls == [(None, folder, {"dtype": "float32", **NOT_SAID})]
     out, err = capsys.readouterr()
     assert err == "base/unet.onnx: 17.3 MB\n"
     assert out == f"{summary(CHECKS)}\n{folder}\n"
@@ -51,7 +52,11 @@ def test_which_model(calls: list[Any], tmp_path: Path, capsys: pytest.CaptureFix
     assert cli.main(["export", str(tmp_path / "a"), "--model", "sd", "--dtype", "int8", "--variant", "fp16", "-q"]) == 0
     assert cli.main(["export", str(tmp_path / "b"), "--model", "one", "--model", "two", "-q"]) == 0
     assert [call[0] for call in calls] == ["sd", ["one", "two"]]
-    assert calls[0][2] == {"dtype": "int8", "variant": "fp16"}
+    assert calls[0][2] == NOT_SAID | {"dtype": "int8", "variant": "fp16"}
+    file = ["--model", "a.safetensors", "--tokenizer", "words", "--prediction-type", "epsilon", "-q"]
+    assert cli.main(["export", str(tmp_path / "c"), *file]) == 0
+    assert calls[2][0] == "a.safetensors"
+    assert calls[2][2] == NOT_SAID | {"dtype": "float32", "tokenizer": "words", "prediction_type": "epsilon"}
     assert capsys.readouterr().err == ""
 
 
@@ -61,7 +66,7 @@ def test_which_model(calls: list[Any], tmp_path: Path, capsys: pytest.CaptureFix
         ([], "the following arguments are required: DIR"),
         (["out", "--dtype", "bfloat16"], "invalid choice: 'bfloat16'"),
         (["out", "--model", "nowhere"], "nowhere is not a folder"),
-        (["out", "--model", "a.safetensors"], "a.safetensors is a single file, which is not exported"),
+        (["out", "--model", "a.safetensors"], "a.safetensors is not a whole safetensors file"),
         (["full"], "full is there and not empty"),
     ],
 )
