@@ -47,7 +47,7 @@ def networks(results: Results) -> Figure | None:
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("time of one guided call beside pydiff's in bfloat16 (the line): longer is slower")
-    axes.legend(frameon=False, fontsize=7, loc="lower right")
+    figure.legend(frameon=False, fontsize=7, loc="outside upper center", ncols=4)
     return figure
 
 

@@ -17,7 +17,8 @@ struct Chunk {
 };
 
 static std::vector<Chunk> chunks_of(const Product& p, int vectors) {
-    const int64_t size = p.bfloat16 ? 2 : 4, room = kChunkBytes / (vectors * kVector * size);
+    const int64_t size = p.bfloat16 ? 2 : 4;
+    const int64_t room = kChunkBytes / (vectors * kVector * size) / 2 * 2;  // even, so that pairs stay whole
     std::vector<Chunk> chunks(1);
     int64_t done = 0;
     for (const int64_t tap : p.taps)

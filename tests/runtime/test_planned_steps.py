@@ -92,6 +92,16 @@ def test_convolutions(
     close(made, (ACTS[act](sums) + beside.double()) / 2, dtype, ins * kernel * kernel)
 
 
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("outs", [16, 32, 48, 64, 112])
+def test_sums_of_several_chunks(dtype: torch.dtype, outs: int) -> None:
+    torch.manual_seed(0)
+    layer, x = conv(4200, outs, 1), torch.randn(1, 4200, 3, 5).to(dtype)
+    r = recorder(dtype)
+    view = given_view(r, x)
+    close(run(r, r.conv(view[0], layer.to(dtype)), view), exactly(layer, dtype)(x.double()), dtype, 4200)
+
+
 @settings(deadline=None, max_examples=40)
 @given(types, st.integers(1, 3), st.integers(7, 20), st.integers(7, 20), st.integers(4, 9), st.integers(64, 150))
 def test_minimal_filtering(dtype: torch.dtype, batch: int, height: int, width: int, ins: int, outs: int) -> None:

@@ -173,7 +173,7 @@ class Walk:
     def _middle(self, h: View) -> View:
         mid, r, context, to = self.unet.mid_block, self.r, self.context, self.joined[-1].columns(0, h.channels)
         if mid is None:
-            return r.normalise(h, None, out=to)
+            return r.normalise(h, out=to)
         for index, block in enumerate(resnets(mid)):
             if index and mid.attentions:
                 h = attention(r, mid.attentions[index - 1], h, context, None)
@@ -221,7 +221,7 @@ def _embedded(r: Recorder, unet: UNet, times: View, added: View) -> View:
     h = r.product(h, r.weights.linear(first.linear_2), Ending(residual=added))
     activated = any(block.spec.skip_embed_act for block in unet.modules() if isinstance(block, ResnetBlock))
     for act in (config.time_embedding_act_fn, None if activated else config.act_fn):
-        h = h if act is None else r.activated(h, ACTS[act])
+        h = h if act is None else r.normalise(h, Head(act=ACTS[act]))
     return h
 
 

@@ -34,10 +34,13 @@ PLAIN = Ending()
 
 
 class Head(NamedTuple):
-    """The group norm before a convolution: its affines, and the activation after it."""
+    """What x goes through before it is read: the affines of a group norm, if there is one, and an activation."""
 
-    affines: View
+    affines: View | None = None
     act: int = NONE
+
+
+UNCHANGED = Head()
 
 
 class Attend(NamedTuple):
@@ -81,10 +84,10 @@ class Recorder:
         return out
 
     def conv(
-        self, x: View, conv: nn.Conv2d, ending: Ending = PLAIN, *, head: Head | None = None, out: View | None = None
+        self, x: View, conv: nn.Conv2d, ending: Ending = PLAIN, *, head: Head = UNCHANGED, out: View | None = None
     ) -> View:
         """A convolution of any stride over x, or over what the head makes of x, with zeros around."""
-        if conv.kernel_size == (1, 1) and head is None:
+        if conv.kernel_size == (1, 1) and head == UNCHANGED:
             return self.product(x, self.weights.linear(conv), ending, out)
         kernel, stride, padding = _square(conv)
         edge = kernel // 2
@@ -115,25 +118,17 @@ class Recorder:
         return affines
 
     def normalise(
-        self, x: View, head: Head | None, *, edge: int = 0, channels: int | None = None, out: View | None = None
+        self, x: View, head: Head = UNCHANGED, *, edge: int = 0, channels: int | None = None, out: View | None = None
     ) -> View:
         """x through its head with an edge of zeros around, and channels of zeros beside."""
         if out is None:
             out = self.new((*x.grid, x.channels if channels is None else channels), edge=edge)
-        affines, act = (None, NONE) if head is None else head
 
         def write(program: Any, arena: Arena) -> None:
-            at = 0 if affines is None else arena.address(affines)
-            program.normalise(_picture(x, arena), _picture(out, arena), at, act, edge)
+            at = 0 if head.affines is None else arena.address(head.affines)
+            program.normalise(_picture(x, arena), _picture(out, arena), at, head.act, edge)
 
-        self._step(write, x, out, affines)
-        return out
-
-    def activated(self, x: View, act: int) -> View:
-        out = self.new(x.shape)
-        self._step(
-            lambda program, arena: program.normalise(_picture(x, arena), _picture(out, arena), 0, act, 0), x, out
-        )
+        self._step(write, x, out, head.affines)
         return out
 
     def resample(self, x: View, height: int, width: int, *, mean: bool) -> View:
@@ -186,19 +181,18 @@ class Recorder:
         wide = min(conv.in_channels, conv.out_channels) >= LEAST_CHANNELS and conv.in_channels % 16 == 0
         return plain and wide and _tiles(x) >= LEAST_TILES * x.grid[0]
 
-    def _winograd(self, x: View, conv: nn.Conv2d, ending: Ending, head: Head | None, out: View) -> None:
+    def _winograd(self, x: View, conv: nn.Conv2d, ending: Ending, head: Head, out: View) -> None:
         packed = self.weights.points(conv)
         items = -(-x.grid[2] // 2)
         band = min(max(1, BAND // (POINTS * items * x.channels)), x.grid[0] * -(-x.grid[1] // 2))
         points = self.new((POINTS, 1, band * items, x.channels))
-        affines, act = (None, NONE) if head is None else head
 
         def write(program: Any, arena: Arena) -> None:
-            at = 0 if affines is None else arena.address(affines)
+            at = 0 if head.affines is None else arena.address(head.affines)
             given = (_picture(x, arena), _picture(out, arena), packed.outputs, _ending(packed, ending, arena))
-            program.winograd(*given, at, act, arena.address(points), band)
+            program.winograd(*given, at, head.act, arena.address(points), band)
 
-        self._step(write, x, out, affines, points, ending.told, ending.residual)
+        self._step(write, x, out, head.affines, points, ending.told, ending.residual)
 
     def _product(self, x: View, packed: Packed, taps: list[int], ending: Ending, out: View) -> None:
         def write(program: Any, arena: Arena) -> None:
