@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <tuple>
 
+#include "cpu/bytes.h"
 #include "cpu/normalise.h"
 #include "cpu/program.h"
 #include "cpu/winograd.h"
@@ -37,6 +38,7 @@ static Product product_of(const PictureIn& x, const PictureIn& out, int64_t outp
     const Picture from = picture(x), to = picture(out);
     Product p{};
     p.grid = to.grid, p.x = from.at, p.from = from.place, p.depth = from.channels, p.bfloat16 = from.bfloat16;
+    p.kind = from.bfloat16 ? Kind::bfloat16 : Kind::float32;
     p.weights = reinterpret_cast<const void*>(weights), p.outputs = outputs, p.bias = floats(bias);
     p.told = floats(told), p.told_stride = told_stride;
     if (residual) p.residual = picture(*residual).at, p.beside = picture(*residual).place;
@@ -52,12 +54,37 @@ static void add_product(Program& program, const PictureIn& x, const PictureIn& o
     program.add([p](int threads) { product(p, threads); });
 }
 
+// Where the bytes that stand for rows are, and their scales; scales and offsets of the weights' columns.
+using BytesIn = std::tuple<uintptr_t, uintptr_t, uintptr_t, uintptr_t>;
+
+static void take_bytes(Product& p, const BytesIn& given) {
+    const auto& [at, rows, columns, offsets] = given;
+    p.kind = Kind::int8, p.scales = {floats(rows), floats(columns), reinterpret_cast<const int32_t*>(offsets)};
+}
+
+// A product of one tap, of x's rows as bytes.
+static void add_byte_product(Program& program, const PictureIn& x, const PictureIn& out, int64_t outputs,
+                             const Ending& ending, const BytesIn& given) {
+    Product p = product_of(x, out, outputs, ending);
+    auto* at = reinterpret_cast<uint8_t*>(std::get<0>(given));
+    auto* scales = reinterpret_cast<float*>(std::get<1>(given));
+    const Bytes b{picture(x), at, scales};
+    take_bytes(p, given);
+    p.x = at, p.from = {p.grid.height * p.grid.width * p.depth, p.grid.width * p.depth, p.depth}, p.taps = {0};
+    program.add([b, p](int threads) { bytes(b, threads), product(p, threads); });
+}
+
 static void add_winograd(Program& program, const PictureIn& x, const PictureIn& out, int64_t outputs,
-                         const Ending& ending, uintptr_t affines, int act, uintptr_t points, int64_t band) {
-    const Winograd w{product_of(x, out, outputs, ending),
-                     {floats(affines), static_cast<Act>(act)},
-                     reinterpret_cast<void*>(points),
-                     band};
+                         const Ending& ending, uintptr_t affines, int act, uintptr_t points, int64_t band,
+                         const std::optional<BytesIn>& given) {
+    Winograd w{};
+    w.p = product_of(x, out, outputs, ending), w.head = {floats(affines), static_cast<Act>(act)};
+    w.points = reinterpret_cast<void*>(points), w.band = band;
+    if (given) {
+        take_bytes(w.p, *given);
+        w.bytes = reinterpret_cast<uint8_t*>(std::get<0>(*given));
+        w.scales = reinterpret_cast<float*>(std::get<1>(*given));
+    }
     program.add([w](int threads) { winograd(w, threads); });
 }
 
@@ -115,6 +142,7 @@ void bind_program(py::module_& m) {
         .def(py::init<>())
         .def("__len__", &Program::size)
         .def("product", &add_product)
+        .def("byte_product", &add_byte_product)
         .def("winograd", &add_winograd)
         .def("statistics", &add_statistics)
         .def("normalise", &add_normalise)
@@ -122,6 +150,7 @@ void bind_program(py::module_& m) {
         .def("layer_norm", &add_layer_norm)
         .def("attention", &add_attention)
         .def("run", &run);
+    m.attr("byte_products") = __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
     m.attr("bfloat16_products") = static_cast<bool>(__builtin_cpu_supports("avx512bf16"));
 }
 

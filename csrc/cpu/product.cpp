@@ -17,8 +17,8 @@ struct Chunk {
 };
 
 static std::vector<Chunk> chunks_of(const Product& p, int vectors) {
-    const int64_t size = p.bfloat16 ? 2 : 4;
-    const int64_t room = kChunkBytes / (vectors * kVector * size) / 2 * 2;  // even, so that pairs stay whole
+    if (p.kind == Kind::int8) return {{{{0, p.depth}}, 0, p.depth}};  // which fits
+    const int64_t room = kChunkBytes / (vectors * kVector * size_of(p.kind)) / 2 * 2;  // even, so that pairs stay whole
     std::vector<Chunk> chunks(1);
     int64_t done = 0;
     for (const int64_t tap : p.taps)
@@ -68,7 +68,7 @@ PYDIFF_WIDE void finish(const Product& p, const float* c, const Index& row, int6
 // Rows [first, last) of the panel whose columns begin at `column`. sums: room for their tiles.
 static void block(const Product& p, const std::vector<Chunk>& chunks, int64_t first, int64_t last, int64_t column,
                   int vectors, float* sums) {
-    const int64_t size = p.bfloat16 ? 2 : 4, width = vectors * kVector, high = tile_rows(vectors);
+    const int64_t size = size_of(p.kind), width = vectors * kVector, high = tile_rows(vectors);
     const int64_t depth = chunks.back().first + chunks.back().length;
     const auto* panel = static_cast<const char*>(p.weights) + column * depth * size;
     const auto* x = static_cast<const char*>(p.x);
@@ -76,13 +76,15 @@ static void block(const Product& p, const std::vector<Chunk>& chunks, int64_t fi
         TileIn in;
         in.segments = chunk.segments.data(), in.count = static_cast<int>(chunk.segments.size());
         in.b = panel + chunk.first * width * size, in.add = chunk.first > 0, in.c = sums;
+        in.columns = p.scales.columns + column, in.offsets = p.scales.offsets + column;
         const bool ends = &chunk == &chunks.back();
         Index index = Index::of(p.grid, first), shown = index;
         for (int64_t row = first; row < last; row += high, in.c += chunks.size() > 1 ? high * width : 0) {
             const int64_t count = std::min(high, last - row);
             for (int64_t r = 0; r < count; ++r, index.next(p.grid)) in.rows[r] = x + p.from.at(index) * size;
             for (int64_t r = count; r < high; ++r) in.rows[r] = in.rows[0];
-            tile(in, vectors, p.bfloat16);
+            for (int64_t r = 0; p.kind == Kind::int8 && r < count; ++r) in.row_scales[r] = p.scales.rows[row + r];
+            tile(in, vectors, p.kind);
             for (int64_t r = 0; ends && r < count; ++r, shown.next(p.grid))
                 finish(p, in.c + r * width, shown, column, vectors);
         }

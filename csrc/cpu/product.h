@@ -20,18 +20,33 @@ struct Segment {
     int64_t offset, length;  // numbers [offset, offset + length) from where a row is
 };
 
-// c (rows of a tile, 16 vectors) = or += a b over the segments, whose numbers of a row follow each other in b: packed
-// (length, 16 vectors), in bfloat16 as pairs (length / 2, 16 vectors, 2).
-struct TileIn {
-    const void* rows[kRows];
-    const Segment* segments;
-    int count;  // of segments
-    const void* b;
-    float* c;
-    bool add;
+// What numbers are multiplied: those of the network, or bytes that stand for them.
+enum class Kind { float32, bfloat16, int8 };
+
+constexpr int64_t size_of(Kind kind) { return kind == Kind::int8 ? 1 : kind == Kind::bfloat16 ? 2 : 4; }
+
+// Bytes a for x = (a - 128) rows[row], and b for weights = b columns[column]; offsets: -128 times a column's sum of b.
+struct Scales {
+    const float *rows, *columns;
+    const int32_t* offsets;
 };
 
-void tile(const TileIn& in, int vectors, bool bfloat16);
+// c (rows of a tile, 16 vectors) = or += a b over the segments, whose numbers of a row follow each other in b: packed
+// (length, 16 vectors), in bfloat16 as pairs (length / 2, 16 vectors, 2), in int8 by fours.
+struct TileIn {
+    const void* rows[kRows];
+    const Segment* segments;  // one in int8
+    int count;                // of segments
+    const void* b;
+    float* c;
+    bool add;                // never in int8
+    float row_scales[kRows];  // in int8, as is what follows: from the tile's first column on
+    const float* columns;
+    const int32_t* offsets;
+};
+
+void tile(const TileIn& in, int vectors, Kind kind);
+void tile_of_bytes(const TileIn& in, int vectors);
 
 // Pictures of height x width items, each a row of numbers.
 struct Grid {
@@ -77,7 +92,9 @@ struct Product {
     Place to;
     float scale;
     Act act;
-    bool bfloat16, wide;  // x, weights, residual and out: else float32; wide: out is float32 all the same
+    Kind kind;                // of x and the weights
+    Scales scales;            // in int8: of x's items in their order, and of columns; there is one tap
+    bool bfloat16, wide;      // residual and out: else float32; wide: out is float32 all the same
 };
 
 // The sums c (16 vectors) of one row become columns of the result, from `column` on.

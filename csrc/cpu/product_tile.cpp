@@ -54,8 +54,9 @@ static void tile_with(const TileIn& in, int vectors) {
     }
 }
 
-void tile(const TileIn& in, int vectors, bool bfloat16) {
-    bfloat16 ? tile_with<uint16_t>(in, vectors) : tile_with<float>(in, vectors);
+void tile(const TileIn& in, int vectors, Kind kind) {
+    if (kind == Kind::int8) return tile_of_bytes(in, vectors);
+    kind == Kind::bfloat16 ? tile_with<uint16_t>(in, vectors) : tile_with<float>(in, vectors);
 }
 
 }  // namespace pydiff

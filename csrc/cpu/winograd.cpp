@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "bytes.h"
+
 #ifdef PYDIFF_HAS_CLONES
 namespace pydiff {
 
@@ -74,6 +76,16 @@ static void transform(const Winograd& w, int64_t origin, int64_t first, int64_t 
     }
 }
 
+// Rows [first, last) of the band's 16 matrices, as bytes.
+static void points_to_bytes(const Winograd& w, int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; ++row) {
+        const int64_t at = row * w.p.depth;
+        w.scales[row] = w.p.bfloat16
+                            ? row_of_bytes(static_cast<const uint16_t*>(w.points) + at, w.p.depth, w.bytes + at)
+                            : row_of_bytes(static_cast<const float*>(w.points) + at, w.p.depth, w.bytes + at);
+    }
+}
+
 // sums (16, stride) of a tile to its 2x2 rows (4, count) of the result.
 PYDIFF_WIDE static void untransform(const float* sums, int64_t stride, int64_t count, float* out) {
     for (int64_t c = 0; c < count; c += kVector) {
@@ -100,18 +112,24 @@ static void block(const Winograd& w, int64_t origin, int64_t first, int64_t last
                   float* sums) {
     const Product& p = w.p;
     const Grid tiles = w.tiles();
-    const int64_t size = p.bfloat16 ? 2 : 4, width = vectors * kVector, high = tile_rows(vectors), depth = p.depth;
+    const int64_t size = size_of(p.kind), width = vectors * kVector, high = tile_rows(vectors), depth = p.depth;
     const int64_t stride = (kBlockTiles + kRows) * width, columns = (p.outputs + kVector - 1) / kVector * kVector;
     for (int64_t point = 0; point < kPoints; ++point) {
-        const auto* x = static_cast<const char*>(w.points) + (point * w.band * tiles.width - origin) * depth * size;
+        const int64_t base = point * w.band * tiles.width - origin;  // of its rows
+        const auto* x = static_cast<const char*>(p.kind == Kind::int8 ? w.bytes : w.points) + base * depth * size;
         const Segment all{0, depth};
         TileIn in;
         in.segments = &all, in.count = 1, in.add = false;
         in.b = static_cast<const char*>(p.weights) + (point * columns + column) * depth * size;
+        in.columns = p.scales.columns + point * columns + column, in.offsets = p.scales.offsets + point * columns + column;
         for (int64_t tile_ = first; tile_ < last; tile_ += high) {
-            for (int64_t r = 0; r < high; ++r) in.rows[r] = x + std::min(tile_ + r, last - 1) * depth * size;
+            for (int64_t r = 0; r < high; ++r) {
+                const int64_t row = std::min(tile_ + r, last - 1);
+                in.rows[r] = x + row * depth * size;
+                if (p.kind == Kind::int8) in.row_scales[r] = w.scales[base + row];
+            }
             in.c = sums + point * stride + (tile_ - first) * width;
-            tile(in, vectors, p.bfloat16);
+            tile(in, vectors, p.kind);
         }
     }
     Index index = Index::of(tiles, first);
@@ -143,6 +161,13 @@ void winograd(const Winograd& w, int threads) {
                 const int64_t to = origin + (end - origin) * (part + 1) / parts;
                 (p.bfloat16 ? transform<uint16_t> : transform<float>)(w, origin, from, to, i % strips * kStrip,
                                                                       memory.data());
+            }
+            if (p.kind == Kind::int8) {
+#pragma omp for schedule(static)
+                for (int64_t i = 0; i < kPoints * blocks; ++i) {
+                    const int64_t base = i / blocks * w.band * items, first = i % blocks * kBlockTiles;
+                    points_to_bytes(w, base + first, base + std::min(first + kBlockTiles, (end - origin) * items));
+                }
             }
 #pragma omp for schedule(static)
             for (int64_t i = 0; i < panels * blocks; ++i) {

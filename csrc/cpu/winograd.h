@@ -18,8 +18,10 @@ struct Head {
 struct Winograd {
     Product p;  // x (images, height, width, depth), depth a multiple of 16, without taps; weights: 16 times a product's
     Head head;
-    void* points;  // room for 16 matrices (tiles of a band, depth) of x's type
-    int64_t band;  // lines of tiles that are worked on together
+    void* points;    // room for 16 matrices (tiles of a band, depth) of x's type
+    uint8_t* bytes;  // and of the bytes that stand for them, where products are of bytes
+    float* scales;   // (16, tiles of a band), of their rows
+    int64_t band;    // lines of tiles that are worked on together
     Grid tiles() const { return {p.grid.images, (p.grid.height + 1) / 2, (p.grid.width + 1) / 2}; }
 };
 

@@ -89,10 +89,10 @@ class PlannedUNet(nn.Module):
     as many as calls run at once. Calls that need gradients, or put residual branches of other rows in a block's place
     (plug-and-play), are run by the module itself. Weights that change after the first call are not seen."""
 
-    def __init__(self, module: UNet) -> None:
+    def __init__(self, module: UNet, *, int8: bool = False) -> None:
         super().__init__()
         self.module = module
-        weights = Weights(module.conv_in.weight.dtype)
+        weights = Weights(module.conv_in.weight.dtype, int8)
 
         def make(size: Hashable) -> Plan:
             shape, tokens, outer = cast(tuple[tuple[int, int, int, int], int, bool], size)

@@ -217,8 +217,8 @@ def _widths(unet: UNet) -> list[int]:
 def _embedded(r: Recorder, unet: UNet, times: View, added: View) -> View:
     """The embedding of t and of what else blocks are told, activated as they read it."""
     first, config = unet.time_embedding, unet.config
-    h = r.product(times, r.weights.linear(first.linear_1), Ending(act=ACTS[first.act]))
-    h = r.product(h, r.weights.linear(first.linear_2), Ending(residual=added))
+    h = r.product(times, r.weights.linear(first.linear_1, exact=True), Ending(act=ACTS[first.act]))
+    h = r.product(h, r.weights.linear(first.linear_2, exact=True), Ending(residual=added))
     activated = any(block.spec.skip_embed_act for block in unet.modules() if isinstance(block, ResnetBlock))
     for act in (config.time_embedding_act_fn, None if activated else config.act_fn):
         h = h if act is None else r.normalise(h, Head(act=ACTS[act]))
@@ -228,7 +228,8 @@ def _embedded(r: Recorder, unet: UNet, times: View, added: View) -> View:
 def _told(r: Recorder, unet: UNet, emb: View) -> dict[ResnetBlock, View]:
     """What every residual block is told, by one product."""
     blocks = [block for block in unet.modules() if isinstance(block, ResnetBlock) and block.time_emb_proj is not None]
-    packed = r.weights.linear(*(block.time_emb_proj for block in blocks if block.time_emb_proj is not None))
+    layers = [block.time_emb_proj for block in blocks if block.time_emb_proj is not None]
+    packed = r.weights.linear(*layers, exact=True)
     out = r.new((*emb.grid, packed.outputs), torch.float32)
     r.product(emb, packed, Ending(), out)
     told, first = {}, 0

@@ -186,20 +186,32 @@ class Recorder:
         items = -(-x.grid[2] // 2)
         band = min(max(1, BAND // (POINTS * items * x.channels)), x.grid[0] * -(-x.grid[1] // 2))
         points = self.new((POINTS, 1, band * items, x.channels))
+        rows = self._bytes(packed, points)
 
         def write(program: Any, arena: Arena) -> None:
             at = 0 if head.affines is None else arena.address(head.affines)
             given = (_picture(x, arena), _picture(out, arena), packed.outputs, _ending(packed, ending, arena))
-            program.winograd(*given, at, head.act, arena.address(points), band)
+            program.winograd(*given, at, head.act, arena.address(points), band, _scaled(packed, rows, arena))
 
-        self._step(write, x, out, head.affines, points, ending.told, ending.residual)
+        self._step(write, x, out, head.affines, points, *rows, ending.told, ending.residual)
 
     def _product(self, x: View, packed: Packed, taps: list[int], ending: Ending, out: View) -> None:
-        def write(program: Any, arena: Arena) -> None:
-            given = (_picture(x, arena), _picture(out, arena), taps, packed.outputs, _ending(packed, ending, arena))
-            program.product(*given)
+        rows = self._bytes(packed, x)
 
-        self._step(write, x, out, ending.told, ending.residual)
+        def write(program: Any, arena: Arena) -> None:
+            shown, given = (_picture(x, arena), _picture(out, arena)), (packed.outputs, _ending(packed, ending, arena))
+            if rows:
+                program.byte_product(*shown, *given, _scaled(packed, rows, arena))
+            else:
+                program.product(*shown, taps, *given)
+
+        self._step(write, x, out, *rows, ending.told, ending.residual)
+
+    def _bytes(self, packed: Packed, x: View) -> tuple[View, ...]:
+        """Room for the bytes that stand for x's rows and for their scales, where products are of bytes."""
+        if packed.scales is None:
+            return ()
+        return self.new(x.shape, torch.uint8), self.new((*x.grid, 1), torch.float32)
 
     def _step(self, write: Write, *views: View | None) -> None:
         for view in views:
@@ -240,6 +252,12 @@ def _ending(packed: Packed, ending: Ending, arena: Arena) -> tuple[object, ...]:
         ending.scale,
         ending.act,
     )
+
+
+def _scaled(packed: Packed, rows: tuple[View, ...], arena: Arena) -> tuple[int, ...] | None:
+    if not rows:
+        return None
+    return (*map(arena.address, rows), native.address(packed.scales), native.address(packed.offsets))
 
 
 def heads_of(view: View, heads: int, arena: Arena) -> Tensor:
