@@ -21,6 +21,7 @@ from benchmarks import scenes
 from benchmarks.measure import Table, interleaved, machine, write_json
 
 EXACT = "none"
+INT8 = "int8"  # a way to load
 SIZE = 64
 APPROXIMATIONS: dict[str, dict[str, Any]] = {
     EXACT: {},
@@ -30,6 +31,8 @@ APPROXIMATIONS: dict[str, dict[str, Any]] = {
     "cache_steps=2": {"cache_steps": 2},
     "cache_steps=3": {"cache_steps": 3},
     "cache_steps=2, guidance_interval=(0.3, 1)": {"cache_steps": 2, "guidance_interval": (0.3, 1.0)},
+    "load(int8=True)": {INT8: True},
+    "load(int8=True), cache_steps=2": {INT8: True, "cache_steps": 2},
 }
 COLUMNS = ("approximation", "s", "exact s", "gain", "PSNR dB", "right", "n", "unseen right", "unseen n")
 
@@ -56,11 +59,14 @@ def psnr(outcomes: Sequence[scenes.Outcome], exact: Sequence[scenes.Outcome]) ->
 
 def table(pipe: pydiff.Pipeline, asked: Sequence[scenes.Prompt], rounds: int) -> Table:
     made = Table(f"approximations, embedded base at {SIZE}x{SIZE}, float32, torch", COLUMNS)
-    exact = pictures(pipe, {}, asked)
-    run = partial(pipe.generate, asked[0].text, seed=asked[0].seed, size=SIZE)
-    for name, how in APPROXIMATIONS.items():
-        outcomes = exact if name == EXACT else pictures(pipe, how, asked)
-        times = interleaved({"exact": run, "made": partial(run, **how)}, rounds)
+    exact, rounded = pictures(pipe, {}, asked), pydiff.load(int8=True)
+    first: dict[str, Any] = {"prompt": asked[0].text, "seed": asked[0].seed, "size": SIZE}
+    for name, given in APPROXIMATIONS.items():
+        how = {option: value for option, value in given.items() if option != INT8}
+        way = rounded if INT8 in given else pipe
+        outcomes = exact if name == EXACT else pictures(way, how, asked)
+        calls = {"exact": partial(pipe.generate, **first), "made": partial(way.generate, **first, **how)}
+        times = interleaved(calls, rounds)
         gains = [before / after for before, after in zip(times["exact"].seconds, times["made"].seconds, strict=True)]
         rows = {row.category: row for row in scenes.table(outcomes)}
         overall, unseen = rows["overall"], rows[scenes.UNSEEN]

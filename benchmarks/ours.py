@@ -31,6 +31,13 @@ def contenders(unet: UNet, x: Tensor, t: Tensor, cond: Cond) -> dict[str, Callab
     return made
 
 
+def in_int8(unet: UNet, x: Tensor, t: Tensor, cond: Cond) -> Callable[[], Tensor]:
+    """One call in bfloat16 with products of bytes, an approximation. ValueError where there are none."""
+    network = cast_copy(unet, torch.bfloat16, torch.channels_last)
+    laid = x.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
+    return partial(planned(network, int8=True), laid, t, network.prepare(cond))
+
+
 def decoders(codec: Autoencoder, latents: Tensor) -> dict[str, Callable[[], Tensor]]:
     """Latents to pictures, likewise."""
     made: dict[str, Callable[[], Tensor]] = {}

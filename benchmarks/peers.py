@@ -1,4 +1,5 @@
-"""Other engines on the same network: diffusers as it is, compiled by torch.compile, and its graph on other runtimes."""
+"""Other engines on the same network: diffusers as it is, compiled by torch.compile, and its graph on other runtimes;
+and pydiff's approximation in int8."""
 
 from __future__ import annotations
 
@@ -111,9 +112,17 @@ def openvino(precision: str, workload: Workload, home: Path) -> Call:
     return lambda: torch.from_numpy(request.infer(feeds)[0])
 
 
+def in_int8(workload: Workload, home: Path) -> Call:
+    """pydiff's approximation."""
+    if workload.in_int8 is None:
+        raise RuntimeError("int8 is of U-Nets")
+    return workload.in_int8()
+
+
 _PLAIN, _LAST = torch.contiguous_format, torch.channels_last
 _F32, _BF16 = torch.float32, torch.bfloat16
 PEERS: dict[str, Peer] = {
+    "int8": Peer("pydiff, int8, an approximation", _BF16, in_int8, 1),
     "eager-f32": Peer("diffusers", _F32, partial(eager, _F32, _PLAIN), 0),
     "eager-bf16": Peer("diffusers", _BF16, partial(eager, _BF16, _PLAIN), 0.5),
     "eager-bf16-last": Peer("diffusers, channels_last", _BF16, partial(eager, _BF16, _LAST), 0.5),
@@ -131,5 +140,5 @@ ON_GPU = {
 def peers(device: str) -> dict[str, Peer]:
     """Those that a device has, by what --peers calls them."""
     if device == "cuda":
-        return {name: peer for name, peer in PEERS.items() if not name.startswith("openvino")} | ON_GPU
+        return {name: peer for name, peer in PEERS.items() if not name.startswith(("openvino", "int8"))} | ON_GPU
     return PEERS

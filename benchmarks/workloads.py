@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,7 +85,7 @@ class Flops(NamedTuple):
 
 class Workload(NamedTuple):
     """A network of diffusers as a function of tensors, and what it is given, in float32; the same as a graph for ONNX
-    and its inputs; and pydiff's ways to make the same."""
+    and its inputs; and pydiff's ways to make the same, and nearly the same in int8."""
 
     title: str
     module: nn.Module
@@ -92,6 +93,7 @@ class Workload(NamedTuple):
     network: Network
     feeds: Mapping[str, Tensor]
     ours: Callable[[], dict[str, Callable[[], Tensor]]]
+    in_int8: Callable[[], Callable[[], Tensor]] | None = None
 
     @property
     def parameters(self) -> int:
@@ -152,8 +154,9 @@ def unet_workload(title: str, theirs: Any, shape: tuple[int, ...], device: str) 
         "encoder_hidden_states": text,
         "encoder_attention_mask": torch.ones(2, TOKENS),
     }
-    t = torch.tensor(TIME, device=device)
-    return Workload(title, Denoising(theirs), (x, text), network, feeds, lambda: ours.contenders(own, x, t, Cond(text)))
+    call = own, x, torch.tensor(TIME, device=device), Cond(text)
+    made = partial(ours.contenders, *call), partial(ours.in_int8, *call)
+    return Workload(title, Denoising(theirs), (x, text), network, feeds, *made)
 
 
 def embedded(device: str) -> Workload:

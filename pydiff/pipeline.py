@@ -42,6 +42,7 @@ def load(
     prediction_type: str | None = None,
     provider: str | None = None,
     ahead: bool = False,
+    int8: bool = False,
 ) -> Pipeline:
     """Open a pipeline: the embedded cascade, a folder in the diffusers layout, one folder per stage (small first), a
     single safetensors file of Stable Diffusion, the id of a repository on the Hugging Face hub, or a folder that
@@ -54,12 +55,14 @@ def load(
     CLIP's (or of a pipeline with it), and prediction_type, "epsilon" for Stable Diffusion 2 base. An exported folder
     takes none of these, and alone takes provider, what ONNX Runtime runs on: "cpu" unless said, "cuda" or "tensorrt".
     ahead: on ONNX Runtime, open the first graphs of a model that pydiff carries on a thread while the rest is imported,
-    in a process that wants its first picture soon and does not fork before it.
+    in a process that wants its first picture soon and does not fork before it. int8: products in the U-Nets' wide
+    layers are of bytes, an approximation, off by default, on CPUs with AVX-512 VNNI: weights are rounded to 127 steps
+    of the largest of an output, and what they are multiplied by, of the largest of an item.
     Nothing but a hub id is fetched, and no code of a checkpoint is run. Raises ValueError, by name, for what is
     missing, corrupt, unsafe or of a kind that pydiff does not run.
     """
     how: dict[str, Any] = {"dtype": dtype, "device": device, "variant": variant}
-    how |= {"tokenizer": tokenizer, "prediction_type": prediction_type}
+    how |= {"tokenizer": tokenizer, "prediction_type": prediction_type, "int8": int8 or None}
     name = EMBEDDED_NAME if model is None else model
     if isinstance(name, str) and name in SHIPPED:
         return Pipeline(_shipped(name, how, provider, ahead))
@@ -118,12 +121,12 @@ def _from_weights(models: Sequence[Model], name: str, how: dict[str, Any], provi
     from pydiff.folders import open_cascade
     from pydiff.runtime.planned import plan_cascade
 
-    dtype, device = how["dtype"], how["device"]
+    dtype, device, int8 = how["dtype"], how["device"], how.pop("int8")
     if isinstance(dtype, str) and dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}, or torch's")
     named = getattr(torch, dtype or "float32") if dtype is None or isinstance(dtype, str) else dtype
     opened = open_cascade(models, name=name, **{**how, "dtype": named, "device": "cpu" if device is None else device})
-    return plan_cascade(opened)
+    return plan_cascade(opened, int8=bool(int8))
 
 
 class Pipeline(PictureTasks):

@@ -22,7 +22,7 @@ from pydiff.networks import UnexportedError
 
 PROMPT = "a red circle left of a blue square"
 FAST = ["--size", "64", "--steps", "2", "--seed", "7"]
-CUSTOM: dict[str, Any] = dict.fromkeys(("model", "dtype", "device", "variant", "tokenizer", "provider"))
+CUSTOM: dict[str, Any] = dict.fromkeys(("model", "dtype", "int8", "device", "variant", "tokenizer", "provider"))
 
 
 def starts(call: dict[str, Any], default: str | None = None, **options: Any) -> bool:

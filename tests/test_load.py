@@ -23,6 +23,14 @@ def test_a_dtype_may_be_a_name(name: str) -> None:
     [
         ({"dtype": "float8"}, "dtype is 'float8'; expected one of float32, bfloat16, float16, or torch's"),
         ({"model": "some/folder", "provider": "cpu"}, "provider is 'cpu', but some/folder is no exported folder"),
+        (
+            {"int8": True, "dtype": "float16"},
+            "int8 is of networks that run as plans, but .*; leave it out",
+        ),
+        (
+            {"int8": True, "provider": "cpu"},
+            "int8 is True, which is torch's, but ONNX Runtime runs",
+        ),
         ({"model": []}, r"model is \[\]; expected a folder"),
     ],
 )

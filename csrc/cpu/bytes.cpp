@@ -48,11 +48,11 @@ void bytes(const Bytes& b, int threads) {
 template <int height, int parts>
 PYDIFF_BYTES static void tile_of(const TileIn& in) {
     const auto* b = static_cast<const int8_t*>(in.b);
-    __m512i sums[height][parts];
+    __v16si sums[height][parts];  // not __m512i, which may alias: GCC would write it to memory at every step
 #pragma GCC unroll 8
     for (int r = 0; r < height; ++r)
 #pragma GCC unroll 4
-        for (int j = 0; j < parts; ++j) sums[r][j] = _mm512_loadu_si512(in.offsets + j * kVector);
+        for (int j = 0; j < parts; ++j) sums[r][j] = (__v16si)_mm512_loadu_si512(in.offsets + j * kVector);
     const uint8_t* a[height];
 #pragma GCC unroll 8
     for (int r = 0; r < height; ++r) a[r] = static_cast<const uint8_t*>(in.rows[r]) + in.segments[0].offset;
@@ -66,7 +66,7 @@ PYDIFF_BYTES static void tile_of(const TileIn& in) {
             std::memcpy(&four, a[r] + k, sizeof four);
 #pragma GCC unroll 4
             for (int j = 0; j < parts; ++j)
-                sums[r][j] = _mm512_dpbusd_epi32(sums[r][j], _mm512_set1_epi32(four), row[j]);
+                sums[r][j] = (__v16si)_mm512_dpbusd_epi32((__m512i)sums[r][j], _mm512_set1_epi32(four), row[j]);
         }
     }
 #pragma GCC unroll 8
@@ -74,7 +74,7 @@ PYDIFF_BYTES static void tile_of(const TileIn& in) {
 #pragma GCC unroll 4
         for (int j = 0; j < parts; ++j) {
             const __m512 scale = _mm512_mul_ps(_mm512_set1_ps(in.row_scales[r]), load(in.columns + j * kVector));
-            store(in.c + (r * parts + j) * kVector, _mm512_mul_ps(_mm512_cvtepi32_ps(sums[r][j]), scale));
+            store(in.c + (r * parts + j) * kVector, _mm512_mul_ps(_mm512_cvtepi32_ps((__m512i)sums[r][j]), scale));
         }
 }
 

@@ -99,6 +99,7 @@ def add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--tokenizer", metavar="DIR", help="a folder with CLIP's, for a .safetensors file")
     command.add_argument("--variant", metavar="NAME", help="fp16 and the like, of the files to read")
     command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the networks (float32)")
+    command.add_argument("--int8", action="store_true", default=None, help="products of bytes, an approximation")
     command.add_argument("--device", metavar="NAME", help="cpu (default), cuda, cuda:1, ...")
     command.add_argument("--provider", metavar="NAME", help="of an exported folder: cpu (default), cuda or tensorrt")
 
@@ -126,6 +127,7 @@ def open_model(
         tokenizer=arguments.tokenizer,
         provider=arguments.provider or provider,
         ahead=ahead,
+        int8=bool(arguments.int8),
     )
 
 

@@ -72,9 +72,9 @@ class Pairs:
         """The pairs of one source picture, and those of its targets."""
         source = len(self.pictures)
         names = [family[0]["source"], *(pair["target"] for pair in family)]
-        first, *others = (np.asarray(open_image(home / name).convert("RGB")) for name in names)
+        before, *others = (np.asarray(open_image(home / name).convert("RGB")) for name in names)
         changes = {source + 1 + i: change_of(pair["change"]) for i, pair in enumerate(family)}
-        self.pictures += [first, *map(partial(_pasted, first), others, changes.values())]
+        self.pictures += [before, *map(partial(_pasted, before), others, changes.values())]
         self.pairs += [(source, target, change) for target, change in changes.items()]
         for (first, there), (second, other) in combinations(changes.items(), 2):
             change = Change(there.after, other.after, there.changed)

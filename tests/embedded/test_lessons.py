@@ -1,4 +1,4 @@
-"""What the instruction network is taught: pairs there and back, mirrored, with parts dropped, and where it looks."""
+"""What the instruction network is taught: pairs there and back, mirrored, moved, partly dropped, and where it looks."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
-from pydiff.embedded import recipe
-from pydiff.embedded.instruct import EMPHASIS, Lessons, Pairs, instruct_losses
+from pydiff.embedded import instruct, recipe
+from pydiff.embedded.instruct import EMPHASIS, INSIDE, SHIFT, Lessons, Pairs, drawn_pair, instruct_losses
+from pydiff.embedded.instructions import change_of
+from pydiff.embedded.judge import judge
 from pydiff.embedded.objective import draw_times, shifted_alphas
+from pydiff.images import open_image
 from pydiff.nn.cond import Cond
+from pydiff.tools.pairs import read_pairs
 from tests.embedded.pairs_folder import draw_pairs
 
 SIZE = 64  # at which the reader reads
@@ -26,6 +31,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pairs")
     draw_pairs(folder, SIZE)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _no_drawn_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(instruct, "DRAWN", 0.0)
 
 
 def lessons(home: Path, batch: int = 400) -> Lessons:
@@ -77,6 +87,50 @@ def test_objects_weigh_more(home: Path) -> None:
     shown = torch.maximum(*((1 - picture).amax(1, keepdim=True) for picture in (batch.before, batch.after))) > 0.3
     assert torch.equal(batch.weight[seen], 1 + EMPHASIS * shown[seen].float())
     assert 0.02 < shown[seen].float().mean() < 0.2
+
+
+def test_pairs_are_moved_and_nothing_is_lost(home: Path) -> None:
+    batch = lessons(home)
+    middles, heights = set[float](), set[int]()
+    for before, after in zip(batch.before, batch.after, strict=True):
+        rows, columns = torch.cat([(one.amin(0) < 0).nonzero() for one in (before, after)]).unbind(1)
+        assert min(rows.min(), columns.min()) >= INSIDE
+        assert max(rows.max(), columns.max()) < SIZE - INSIDE
+        middles.add(int(rows.min() + rows.max()) / 2)
+        heights.add(int(rows.max() - rows.min()))
+    assert 2 * SHIFT <= max(middles) - min(middles) <= 2 * SHIFT + 1
+    assert len(heights) <= 4  # of three kinds of pairs: whole, wherever they are
+
+
+def test_what_does_not_change_is_pasted(tmp_path: Path) -> None:
+    """Where the target was made a little otherwise, far from what changes, it becomes the source."""
+    draw_pairs(tmp_path, SIZE)
+    changed = tmp_path / read_pairs(tmp_path)[0]["target"]
+    picture = np.array(open_image(changed).convert("RGB"))
+    picture[-8:, -8:] = (200, 240, 240)
+    Image.fromarray(picture).save(changed)
+    pairs = Pairs(tmp_path)
+    (source, target, change), *_ = pairs.pairs
+    before, after = pairs.pictures[source], pairs.pictures[target]
+    assert np.array_equal(before[:, SIZE // 2 :], after[:, SIZE // 2 :])
+    assert change == change_of(read_pairs(tmp_path)[0]["change"])
+    assert np.abs(after.astype(int) - picture)[:, : SIZE // 2].max() <= 2
+
+
+def test_drawn_pairs_change_what_they_say_and_no_other_pixel(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, several = np.random.default_rng(0), 0
+    for _ in range(60):
+        (before, after), change = drawn_pair(rng, SIZE)
+        verdict = judge(change, before, after)
+        assert verdict is not None
+        assert verdict.done
+        assert verdict.kept
+        assert verdict.others > 0.99  # edges of other colours are read a little otherwise
+        several += len(change.before.groups) > 1
+    assert 35 < several < 55
+    monkeypatch.setattr(instruct, "DRAWN", 1.0)
+    batch = lessons(home, 60)
+    assert len({words for words in batch.instructions if "circle" not in words}) > 20  # which the folder's all say
 
 
 def test_the_network_sees_the_picture_beside_x(home: Path) -> None:

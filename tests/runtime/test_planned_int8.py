@@ -1,4 +1,4 @@
-"""Products of bytes against the same in float64 of what the bytes stand for, and networks of them against exact ones."""
+"""Products of bytes against the same in float64 of what the bytes stand for, and networks against exact ones."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import pydiff
 from pydiff.ops import native
 from pydiff.runtime.planned import PlannedUNet
 from pydiff.runtime.planned.recorder import GEGLU, NONE, SILU, Ending, Head, Recorder
@@ -111,3 +112,13 @@ def test_networks_are_near(config: dict[str, Any], dtype: torch.dtype) -> None:
     cond = cond._replace(text=None if cond.text is None else cond.text.to(dtype))
     made = PlannedUNet(unet, int8=True)(x.to(dtype), torch.tensor(500), cond)
     assert 1e-4 < closeness(made, exact) < 0.05
+
+
+def test_pictures_are_near_and_still_editable() -> None:
+    call: dict[str, Any] = {"seed": 1, "size": 64, "num_inference_steps": 3, "output_type": "np"}
+    exact, near = pydiff.load(), pydiff.load(int8=True)
+    made, expected = (pipe.generate("a red circle", **call).images for pipe in (near, exact))
+    assert 0 < abs(made - expected).mean() < 0.02
+    edited = near.edit("a red circle", "a blue circle", **call).images
+    assert abs(edited[0] - made[0]).mean() < 0.02
+    assert near.generate("a red circle", capture=["circle"], **call).heat is not None

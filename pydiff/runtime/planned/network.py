@@ -64,9 +64,15 @@ def _unknown(network: UNet | Autoencoder) -> str | None:
     return f"it has levels of {odd} channels; plans take even numbers" if odd else None
 
 
-def planned(network: Denoiser) -> Denoiser:
-    """The network run by plans where it can be, else as it is."""
-    return PlannedUNet(network) if isinstance(network, UNet) and why_not(network) is None else network
+def planned(network: Denoiser, *, int8: bool = False) -> Denoiser:
+    """The network run by plans where it can be, else as it is. int8: with products of bytes; ValueError where there are
+    none."""
+    why = why_not(network)
+    if int8 and why is None and not cast(Any, native.core()).byte_products:
+        why = "the processor has no products of bytes (AVX-512 VNNI)"
+    if int8 and why is not None:
+        raise ValueError(f"int8 is of networks that run as plans, but {why}; leave it out")
+    return PlannedUNet(network, int8=int8) if isinstance(network, UNet) and why is None else network
 
 
 def planned_codec(codec: Codec) -> Codec:
@@ -74,12 +80,12 @@ def planned_codec(codec: Codec) -> Codec:
     return PlannedAutoencoder(codec) if isinstance(codec, Autoencoder) and why_not(codec) is None else codec
 
 
-def plan_cascade(cascade: Cascade) -> Cascade:
-    """The cascade with its networks run by plans where they can be."""
+def plan_cascade(cascade: Cascade, *, int8: bool = False) -> Cascade:
+    """The cascade with its networks run by plans where they can be. int8: see `planned`."""
 
     def of(stage: Stage) -> Stage:
         codec = None if stage.codec is None else planned_codec(stage.codec)
-        return replace(stage, unet=planned(stage.unet), codec=codec)
+        return replace(stage, unet=planned(stage.unet, int8=int8), codec=codec)
 
     return replace(cascade, stages=tuple(map(of, cascade.stages)))
 
@@ -87,7 +93,8 @@ def plan_cascade(cascade: Cascade) -> Cascade:
 class PlannedUNet(nn.Module):
     """See `pydiff.networks.Denoiser`. Weights are packed at the first call; every size of x has a plan of its own, and
     as many as calls run at once. Calls that need gradients, or put residual branches of other rows in a block's place
-    (plug-and-play), are run by the module itself. Weights that change after the first call are not seen."""
+    (plug-and-play), are run by the module itself. Weights that change after the first call are not seen. int8: products
+    of attention's layers, of those behind it, of shortcuts and of Winograd's convolutions are of bytes."""
 
     def __init__(self, module: UNet, *, int8: bool = False) -> None:
         super().__init__()
