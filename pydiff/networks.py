@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from pydiff.arrays import Array, is_torch
 from pydiff.models.autoencoder_config import AutoencoderConfig
@@ -44,6 +44,14 @@ class Denoiser(Protocol):
 
     def __call__(self, x: Array, t: Array, prepared: Any, /) -> Array:
         """x (B, C_in, H, W), t () the training step -> the prediction (B, C_out, H, W) in x's type."""
+
+
+@runtime_checkable
+class Foreseeing(Protocol):
+    """A Denoiser that computes what depends on t, and not on x or edits, for all steps of a run before the first."""
+
+    def foreseen(self, prepared: Any, times: Sequence[float], /) -> Any:
+        """What `prepare` made, for calls at these t."""
 
 
 class Codec(Protocol):

@@ -9,7 +9,7 @@ from pydiff.arrays import Array, inference, namespace
 from pydiff.cascade import Leg, StagePlan, Start, State
 from pydiff.diffusion import loop
 from pydiff.heat import HeatMaps
-from pydiff.networks import Denoiser, laid_out
+from pydiff.networks import Denoiser, Foreseeing, laid_out
 from pydiff.nn.cond import Cond, together
 from pydiff.nn.edit import AttentionEdit
 from pydiff.step_cache import Reusing, StepCache
@@ -97,7 +97,8 @@ class Network:
             kept = {} if varies else self.prepared  # of levels that differ, none comes twice
             each = 1 if self.windows is None else len(self.windows)
             cond = together([branch.at(level).repeated(each) for branch in active])
-            self.prepared = {**kept, key: list(self._prepare(unet, cond, given, edit))}
+            times = [t] if varies else list(self.levels)
+            self.prepared = {**kept, key: list(self._prepare(unet, cond, given, edit, times))}
         conds = self.prepared[key]
         calls = [(given[rows], cond if edit is None else cond._replace(edit=edit)) for rows, cond in conds]
         if self.cache is None:
@@ -109,15 +110,17 @@ class Network:
         return made if self.windows is None else self.windows.merged(made)
 
     def _prepare(
-        self, unet: Denoiser, cond: Cond, given: Array, edit: AttentionEdit | None
+        self, unet: Denoiser, cond: Cond, given: Array, edit: AttentionEdit | None, times: Sequence[float]
     ) -> Iterator[tuple[slice, Any]]:
-        """The conditioning of each network call: as many rows as fit, at least one; all of them where rows borrow."""
+        """The conditioning of each network call at these times: as many rows as fit, at least one; all of them where
+        rows borrow."""
         widest = unet.config.block_out_channels[0] * given.shape[-1] * given.shape[-2]
         each = 1 if self.low_memory else max(1, ELEMENTS_PER_CALL // widest)
         each = each if edit is None else len(given)
         for start in range(0, len(given), each):
             rows = slice(start, min(start + each, len(given)))
-            yield rows, unet.prepare(cond.of(rows))
+            prepared = unet.prepare(cond.of(rows))
+            yield rows, unet.foreseen(prepared, times) if isinstance(unet, Foreseeing) else prepared
 
 
 def _one(parts: Sequence[Array]) -> Array:

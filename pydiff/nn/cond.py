@@ -54,6 +54,7 @@ class Prepared(NamedTuple):
     text: tuple[tuple[Array, Array], ...]  # keys and values (B, heads, T, d) of the text, per layer that reads it
     bias: Array | None  # (B, 1, 1, T) added to the scores of the text: 0 = attend, -10000 = do not
     edit: AttentionEdit | None = None
+    foreseen: Mapping[float, Any] | None = None  # what is the network's own, by t (`pydiff.networks.Foreseeing`)
 
 
 UNCONDITIONED = Prepared(None, (), None)  # of networks that are told nothing

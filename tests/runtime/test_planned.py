@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import pydiff
 from pydiff.models.autoencoder import Autoencoder, AutoencoderConfig
 from pydiff.models.unet import UNet, UNetConfig
+from pydiff.networks import Foreseeing
 from pydiff.nn.cond import Cond, Prepared
 from pydiff.nn.edit import AttentionEdit, Heat, PixelEdit, RowsIn
 from pydiff.ops import native
@@ -55,6 +56,22 @@ def test_every_family_equals_its_module(name: str, size: tuple[int, int]) -> Non
     torch.testing.assert_close(
         network(case.x, case.t, prepared), case.unet(case.x, case.t, prepared), atol=2e-5, rtol=0
     )
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_what_is_foreseen_is_what_a_call_computes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = make(name, torch.float32, 4)
+    network, times = planned(case.unet), [900.0, 500.25, 1 / 3, 0.0]
+    assert isinstance(network, Foreseeing)
+    prepared = network.prepare(case.cond)
+    foreseen = network.foreseen(prepared, times)
+    made = [network(case.x, torch.tensor(t), prepared) for t in (*times, 7.0)]
+    monkeypatch.setattr(case.unet, "times", None)  # which no call needs that was foreseen
+    for t, expected in zip(times, made, strict=False):
+        assert torch.equal(network(case.x, torch.tensor(t), foreseen), expected)
+    monkeypatch.undo()
+    assert torch.equal(network(case.x, torch.tensor(7), foreseen), made[-1])
+    assert torch.equal(network(case.x, torch.full((len(case.x),), 900), foreseen), made[0])
 
 
 @pytest.mark.parametrize("name", KNOWN)

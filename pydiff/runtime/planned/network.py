@@ -24,9 +24,11 @@ from pydiff.runtime.planned.autoencoder import PlannedAutoencoder
 from pydiff.runtime.planned.plan import Plan
 from pydiff.runtime.planned.plans import Plans
 from pydiff.runtime.planned.recorder import ACTS
+from pydiff.runtime.planned.telling import Foresight, Tell, Times
 from pydiff.runtime.planned.weights import Weights, fits_gate
 
 MOST_PLANS = 8  # that wait for a call of their size
+FARTHEST = 128  # steps of a run that are foreseen: more would take memory
 
 
 def why_not(network: object) -> str | None:
@@ -106,6 +108,7 @@ class PlannedUNet(nn.Module):
             return Plan(module, weights, shape, tokens, outer)
 
         self._plans = Plans(make, MOST_PLANS)
+        self._foresights = Plans(lambda rows: Foresight(module, weights, cast(int, rows)), MOST_PLANS)
 
     @property
     def config(self) -> UNetConfig:
@@ -134,6 +137,14 @@ class PlannedUNet(nn.Module):
     def prepare(self, cond: Cond) -> Prepared:
         return self.module.prepare(cond)
 
+    def foreseen(self, prepared: Prepared, times: Sequence[float], /) -> Prepared:
+        """See `pydiff.networks.Foreseeing`."""
+        rows = 1 if prepared.emb is None else len(prepared.emb)
+        steps = [float(t) for t in torch.tensor(times[:FARTHEST], dtype=torch.float32)]
+        told = [Times(self.module.times(torch.full((rows,), t)), prepared.emb) for t in steps]
+        with self._foresights.of(rows * len(told)) as foresight:
+            return prepared._replace(foreseen=dict(zip(steps, foresight.run(told), strict=True)))
+
     def forward(self, x: Tensor, t: Tensor, cond: Cond | Prepared, /) -> Tensor:
         prepared = cond if isinstance(cond, Prepared) else self.prepare(cond)
         if _by_module(prepared):
@@ -152,8 +163,17 @@ class PlannedUNet(nn.Module):
             return made, plan.deep.clone() if deep is None else deep
 
     def _run(self, plan: Plan, x: Tensor, t: Tensor, prepared: Prepared) -> Tensor:
-        times, added = self.module.times(t.expand(x.shape[0])), self.module.told(prepared)
-        return plan.run(2 * x - 1 if self.config.center_input_sample else x, times, added, prepared).to(x.dtype)
+        given = 2 * x - 1 if self.config.center_input_sample else x
+        return plan.run(given, self._tell(t, prepared, len(x)), prepared).to(x.dtype)
+
+    def _tell(self, t: Tensor, prepared: Prepared, rows: int) -> Tell:
+        """What blocks are told: as it was foreseen, where rows are told alike."""
+        edited = prepared.edit is not None and prepared.edit.pooled is not None
+        if prepared.foreseen is not None and not t.ndim and not edited:
+            told: Tensor | None = prepared.foreseen.get(float(t))
+            if told is not None:
+                return told.expand(rows, -1)
+        return Times(self.module.times(t.expand(rows)), self.module.told(prepared))
 
     def _plan(self, x: Tensor, t: Tensor, prepared: Prepared, outer: bool) -> AbstractContextManager[Plan]:
         self.module.check(x, t, prepared)

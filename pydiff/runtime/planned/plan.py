@@ -18,7 +18,8 @@ from pydiff.nn.edit import AttentionEdit
 from pydiff.nn.resnet import Downsample, ResnetBlock, Upsample
 from pydiff.runtime.planned.blocks import Context, attention, downsample, resnet, resnets, upsample
 from pydiff.runtime.planned.memory import View
-from pydiff.runtime.planned.recorder import ACTS, Attend, Ending, Head, Recorder, heads_of
+from pydiff.runtime.planned.recorder import ACTS, Attend, Head, Recorder, heads_of
+from pydiff.runtime.planned.telling import Tell, Telling, Times
 from pydiff.runtime.planned.weights import Weights
 
 
@@ -33,12 +34,11 @@ class Plan:
         r = Recorder(weights)
         self.tokens, self.layers = tokens, unet.text_layers
         self.x = r.new((batch, height, width, channels), kept=True)
-        self.times = r.new((batch, 1, 1, unet.config.block_out_channels[0]), kept=True)
-        self.added = r.new((batch, 1, 1, unet.config.embed_dim), kept=True)
+        self.telling = Telling(r, unet, batch)
+        self.begin = len(r.steps)
         self.bias = r.bias = r.new((batch, 1, 1, tokens), torch.float32, kept=True) if tokens else None
         self.text = list(_text_views(r, unet, shape, tokens))
-        told = _told(r, unet, _embedded(r, unet, self.times, self.added))
-        self.walk = Walk(r, unet, Context(told, dict(zip(self.layers, self.text, strict=True)), tokens))
+        self.walk = Walk(r, unet, Context(self.telling.told, dict(zip(self.layers, self.text, strict=True)), tokens))
         self.out = self.walk.record(self.x, outer)
         self.attends: list[Attend] = r.attends
         self.program, self.arena = r.written()
@@ -49,26 +49,23 @@ class Plan:
         """What came up to the outermost level, (B, C, height, width), in place."""
         return self.arena.tensor(self.walk.deep).permute(0, 3, 1, 2)
 
-    def run(self, x: Tensor, times: Tensor, added: Tensor | None, prepared: Prepared) -> Tensor:
-        """times (B, C), sines and cosines of t, and what is added to their embedding (B, E) -> the prediction
-        (B, C_out, height, width) in float32."""
+    def run(self, x: Tensor, tell: Tell, prepared: Prepared) -> Tensor:
+        """-> the prediction (B, C_out, height, width) in float32."""
         self.arena.tensor(self.x).copy_(x.permute(0, 2, 3, 1))
-        self.arena.tensor(self.times)[:, 0, 0].copy_(times)
-        told = self.arena.tensor(self.added)[:, 0, 0]
-        told.zero_() if added is None else told.copy_(added)
+        first = 0 if isinstance(tell, Times) else self.begin
+        self.telling.take(self.arena, tell)
         self._bind(prepared)
         if prepared.edit is None:
-            self._steps(0, len(self.program))
+            self._steps(first, len(self.program))
         else:
-            self._edited(prepared.edit, prepared.bias)
+            self._edited(first, prepared.edit, prepared.bias)
         return self.arena.tensor(self.out).permute(0, 3, 1, 2).clone()
 
     def _steps(self, first: int, last: int) -> None:
         self.program.run(first, last, torch.get_num_threads())
 
-    def _edited(self, edit: AttentionEdit, bias: Tensor | None) -> None:
-        """The same, with the layers of attention run as the edit says."""
-        done = 0
+    def _edited(self, done: int, edit: AttentionEdit, bias: Tensor | None) -> None:
+        """All steps from one on, with the layers of attention run as the edit says."""
         for attend in self.attends:
             self._steps(done, attend.step)
             q, k, v, out = (heads_of(view, attend.heads, self.arena) for view in attend[4:8])
@@ -212,30 +209,3 @@ def _widths(unet: UNet) -> list[int]:
         skips += channels + channels[-1:] * len(down.downsamplers)
     ins = [block.conv1.in_channels for up in unet.up_blocks for block in resnets(cast(UpBlock, up))]
     return [whole - skip for whole, skip in zip(reversed(ins), skips, strict=True)]
-
-
-def _embedded(r: Recorder, unet: UNet, times: View, added: View) -> View:
-    """The embedding of t and of what else blocks are told, activated as they read it."""
-    first, config = unet.time_embedding, unet.config
-    h = r.product(times, r.weights.linear(first.linear_1, exact=True), Ending(act=ACTS[first.act]))
-    h = r.product(h, r.weights.linear(first.linear_2, exact=True), Ending(residual=added))
-    activated = any(block.spec.skip_embed_act for block in unet.modules() if isinstance(block, ResnetBlock))
-    for act in (config.time_embedding_act_fn, None if activated else config.act_fn):
-        h = h if act is None else r.normalise(h, Head(act=ACTS[act]))
-    return h
-
-
-def _told(r: Recorder, unet: UNet, emb: View) -> dict[ResnetBlock, View]:
-    """What every residual block is told, by one product."""
-    blocks = [block for block in unet.modules() if isinstance(block, ResnetBlock) and block.time_emb_proj is not None]
-    layers = [block.time_emb_proj for block in blocks if block.time_emb_proj is not None]
-    packed = r.weights.linear(*layers, exact=True)
-    out = r.new((*emb.grid, packed.outputs), torch.float32)
-    r.product(emb, packed, Ending(), out)
-    told, first = {}, 0
-    for block in blocks:
-        assert block.time_emb_proj is not None
-        last = first + block.time_emb_proj.out_features
-        told[block] = out.columns(first, last)
-        first = last
-    return told
