@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -54,6 +55,12 @@ class Foreseeing(Protocol):
         """What `prepare` made, for calls at these t."""
 
 
+@functools.cache
+def foresees(kind: type) -> bool:
+    """Whether networks of a kind are Foreseeing."""
+    return issubclass(kind, Foreseeing)
+
+
 class Codec(Protocol):
     """The autoencoder of a stage that walks through latents."""
 
@@ -83,9 +90,9 @@ class Codec(Protocol):
         """The inverse of `scaled`."""
 
 
-def laid_out(x: Array) -> Array:
-    """x (B, C, H, W) in the layout that its kind's convolutions are fastest in."""
-    if not is_torch(x):
+def laid_out(x: Array, network: Denoiser) -> Array:
+    """x (B, C, H, W) in the layout that the network is fastest in."""
+    if not is_torch(x) or foresees(type(network)):  # which copies x to its own place
         return x
     import torch
 

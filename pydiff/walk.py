@@ -87,7 +87,7 @@ class Network:
         rows = [x if branch.beside is None else xp.concat([x, branch.beside], axis=1) for branch in active]
         if self.windows is not None:
             rows = [self.windows.split(row) for row in rows]
-        given = laid_out(_one(rows))  # (R B, C, h, w), branch by branch; in each window by window
+        given = laid_out(_one(rows), unet)  # (R B, C, h, w), branch by branch; in each window by window
         time = xp.full((), t, dtype=xp.float32, device=x.device)
         level = self.levels[t]
         edit = None if self.start.edit is None else self.start.edit(level, branches)

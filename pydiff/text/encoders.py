@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -22,6 +23,7 @@ from pydiff.text.runner import Runner
 from pydiff.text.tokens import PromptTokenizer, Rows, Tokens
 from pydiff.text.weighting import shortened
 
+MOST_KNOWN = 16  # prompts whose states are kept
 Prompts = Sequence[str | None]  # None: no prompt, which is not always the empty one
 
 
@@ -62,7 +64,7 @@ class TextEncoder(ABC):
     All methods take one prompt per row; `second` is what a second network reads where that is something else, None
     meaning the same. Options are the names in `rules`, each a field of `TextOptions`. ValueError is raised for an
     option that the encoder does not have, a value that does not fit, a prompt that is not Unicode, and one that is too
-    long to encode without loss.
+    long to encode without loss. Of calls for one prompt, which negative prompts mostly are, the last ones are known.
     """
 
     tokenizers: tuple[PromptTokenizer, ...]  # one per network
@@ -88,6 +90,7 @@ class TextEncoder(ABC):
         """Move and cast the networks, in place."""
         for runner in self.runners:
             runner.to(device, dtype)
+        self.__dict__.pop("_known", None)
         return self
 
     @abstractmethod
@@ -176,10 +179,8 @@ class TextEncoder(ABC):
 
     def _encode(self, read: Sequence[Read], windows: int, options: TextOptions) -> Encoded:
         place = {tokens: index for index, tokens in enumerate(dict.fromkeys(one.tokens for one in read))}
-        columns = zip(*place, strict=True)
-        rows = [tokenizer.rows(column, windows) for tokenizer, column in zip(self.tokenizers, columns, strict=True)]
         with inference():
-            made = self._run(rows, options)  # (R, T, D), (R, P), (R, T); R = len(place) * windows
+            made = (self._known if len(place) == 1 else self._made)(tuple(place), windows, options)
             index = placed(np.array([place[one.tokens] for one in read], dtype=np.int64), made.states)
             zero = placed(np.array([one.absent and self.absent_is_zero for one in read], dtype=bool), made.states)
             states = _cleared(_joined(made.states, windows)[index], zero)
@@ -188,6 +189,16 @@ class TextEncoder(ABC):
                 pooled = _cleared(pooled[::windows][index], zero)
             mask = None if made.mask is None else _joined(made.mask, windows)[index]
         return Encoded(states, pooled, mask)
+
+    @cached_property
+    def _known(self) -> Callable[[tuple[tuple[Tokens, ...], ...], int, TextOptions], Encoded]:
+        return lru_cache(MOST_KNOWN)(self._made)
+
+    def _made(self, prompts: tuple[tuple[Tokens, ...], ...], windows: int, options: TextOptions) -> Encoded:
+        """(R, T, D), (R, P), (R, T); R = prompts * windows"""
+        columns = zip(*prompts, strict=True)
+        rows = [tokenizer.rows(column, windows) for tokenizer, column in zip(self.tokenizers, columns, strict=True)]
+        return self._run(rows, options)
 
 
 def _joined(rows: Array, windows: int) -> Array:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -48,6 +49,28 @@ def test_a_prompt_does_not_depend_on_its_batch(text: PromptEncoder) -> None:
     together = text.encode(PROMPTS).states
     for row, prompt in zip(together, PROMPTS, strict=True):
         assert torch.allclose(row, text.encode([prompt]).states[0], atol=1e-5)
+
+
+def test_a_prompt_of_its_own_is_known_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = load_prompt_encoder(FOLDER)
+    runner, calls = text.runners[0], list[int]()
+
+    def counted(ids: Any, mask: Any, skip: int = 0) -> Any:
+        calls.append(len(ids))
+        return runner(ids, mask, skip)
+
+    monkeypatch.setattr(text, "runners", (counted,))
+    first = [text.encode_pair([prompt], [""]) for prompt in ("a red circle", "a blue ring", "a red circle")]
+    assert calls == [1, 1, 1]  # the negative prompt once
+    for made, again in zip(first[0], first[2], strict=True):
+        assert torch.equal(made.states, again.states)
+    assert torch.equal(first[1][0].states, load_prompt_encoder(FOLDER).encode(["a blue ring"]).states)
+    weighed = text.encode(["a (red:1.3) circle"], weighting=True).states
+    assert not torch.equal(weighed, text.encode(["a red circle"], weighting=True).states)
+    assert len(text.encode(["a red circle"], chunks=True).states) == 1
+    monkeypatch.setattr(text, "runners", (runner,))
+    text.to(dtype=torch.bfloat16)
+    assert text.encode(["a red circle"]).states.dtype == torch.bfloat16
 
 
 def test_the_longest_prompt(text: PromptEncoder) -> None:

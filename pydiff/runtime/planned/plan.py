@@ -59,7 +59,7 @@ class Plan:
             self._steps(first, len(self.program))
         else:
             self._edited(first, prepared.edit, prepared.bias)
-        return self.arena.tensor(self.out).permute(0, 3, 1, 2).clone()
+        return self.arena.tensor(self.out).permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)
 
     def _steps(self, first: int, last: int) -> None:
         self.program.run(first, last, torch.get_num_threads())
