@@ -42,6 +42,7 @@ def load(
     prediction_type: str | None = None,
     provider: str | None = None,
     ahead: bool = False,
+    compile: bool | str = False,
 ) -> Pipeline:
     """Open a pipeline: the embedded cascade, a folder in the diffusers layout, one folder per stage (small first), a
     single safetensors file of Stable Diffusion, the id of a repository on the Hugging Face hub, or a folder that
@@ -55,11 +56,14 @@ def load(
     takes none of these, and alone takes provider, what ONNX Runtime runs on: "cpu" unless said, "cuda" or "tensorrt".
     ahead: on ONNX Runtime, open the first graphs of a model that pydiff carries on a thread while the rest is imported,
     in a process that wants its first picture soon and does not fork before it.
+    compile: networks and autoencoders by torch.compile, in its mode "default" (True) or one that is named: in place of
+    plans on a CPU, inside of CUDA graphs on a GPU. The first call of a size takes minutes; one that would be compiled
+    again raises `pydiff.runtime.compiled.RecompiledError`. Edits and captures run as without it.
     Nothing but a hub id is fetched, and no code of a checkpoint is run. Raises ValueError, by name, for what is
     missing, corrupt, unsafe or of a kind that pydiff does not run.
     """
     how: dict[str, Any] = {"dtype": dtype, "device": device, "variant": variant}
-    how |= {"tokenizer": tokenizer, "prediction_type": prediction_type}
+    how |= {"tokenizer": tokenizer, "prediction_type": prediction_type, "compile": compile or None}
     name = EMBEDDED_NAME if model is None else model
     if isinstance(name, str) and name in SHIPPED:
         return Pipeline(_shipped(name, how, provider, ahead))
@@ -116,14 +120,15 @@ def _from_weights(models: Sequence[Model], name: str, how: dict[str, Any], provi
         raise ValueError(f"provider is {provider!r}, but {name} is no exported folder; leave it out, or export that")
     torch = optional("torch", TORCH, f"{name}, which is no folder that `pydiff export` wrote,")
     from pydiff.folders import open_cascade
-    from pydiff.runtime.planned import plan_cascade
+    from pydiff.runtime.compiled import check_mode
+    from pydiff.runtime.fastest import fastest_cascade
 
-    dtype, device = how["dtype"], how["device"]
+    dtype, device, mode = how["dtype"], how["device"], check_mode(how.pop("compile") or False)
     if isinstance(dtype, str) and dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}, or torch's")
     named = getattr(torch, dtype or "float32") if dtype is None or isinstance(dtype, str) else dtype
     opened = open_cascade(models, name=name, **{**how, "dtype": named, "device": "cpu" if device is None else device})
-    return plan_cascade(opened)
+    return fastest_cascade(opened, mode)
 
 
 class Pipeline(PictureTasks):
