@@ -22,7 +22,7 @@ from pydiff.networks import UnexportedError
 
 PROMPT = "a red circle left of a blue square"
 FAST = ["--size", "64", "--steps", "2", "--seed", "7"]
-CUSTOM: dict[str, Any] = dict.fromkeys(("model", "dtype", "device", "variant", "tokenizer", "provider"))
+CUSTOM: dict[str, Any] = dict.fromkeys(("model", "dtype", "device", "variant", "tokenizer", "compile", "provider"))
 
 
 def starts(call: dict[str, Any], default: str | None = None, **options: Any) -> bool:
@@ -46,6 +46,7 @@ def test_one_picture_of_a_shipped_model_starts_on_onnx_runtime(size: int | None)
         {"device": "cpu"},
         {"variant": "fp16"},
         {"tokenizer": "a/folder"},
+        {"compile": "default"},
         {"provider": "cpu"},
     ],
 )

@@ -100,6 +100,9 @@ def add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--variant", metavar="NAME", help="fp16 and the like, of the files to read")
     command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the networks (float32)")
     command.add_argument("--device", metavar="NAME", help="cpu (default), cuda, cuda:1, ...")
+    command.add_argument(
+        "--compile", metavar="MODE", help="networks by torch.compile, once for every size: default, max-autotune, ..."
+    )
     command.add_argument("--provider", metavar="NAME", help="of an exported folder: cpu (default), cuda or tensorrt")
 
 
@@ -126,6 +129,7 @@ def open_model(
         tokenizer=arguments.tokenizer,
         provider=arguments.provider or provider,
         ahead=ahead,
+        compile=arguments.compile or False,
     )
 
 

@@ -20,7 +20,7 @@ class CudaGraphs:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._lock = threading.Lock()
-        self._stream = torch.cuda.Stream(device)  # memory is shared by what is recorded on one stream
+        self._stream = torch.cuda.Stream(device)  # that all memory is taken on
         self._memory = torch.cuda.graph_pool_handle()
         self._left = torch.cuda.Event()  # when the last turn's work is done
 
@@ -33,14 +33,19 @@ class CudaGraphs:
             finally:
                 self._left.record()
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        here = torch.cuda.current_stream()
+        self._stream.wait_stream(here)
+        with torch.cuda.stream(self._stream):
+            yield
+        here.wait_stream(self._stream)
+
     def record(self, run: Callable[[], tuple[Tensor, ...]]) -> tuple[Callable[[], None], tuple[Tensor, ...]]:
         with _RECORDING:
-            here = torch.cuda.current_stream()
-            self._stream.wait_stream(here)
-            with torch.cuda.stream(self._stream):
+            with self.aside():
                 for _ in range(WARM_UPS):
                     run()
-            here.wait_stream(self._stream)
             graph = torch.cuda.CUDAGraph()
             errors = "thread_local"  # what other threads do meanwhile is none
             with torch.cuda.graph(graph, pool=self._memory, stream=self._stream, capture_error_mode=errors):

@@ -30,6 +30,9 @@ class Recorder(Protocol):
     def turn(self) -> AbstractContextManager[None]:
         """Inside, no other thread records, replays, or reads what a replay left."""
 
+    def aside(self) -> AbstractContextManager[None]:
+        """Inside a turn: tensors that are made here are read and written in turns alone, on whatever stream."""
+
     def record(self, run: Callable[[], Outputs]) -> tuple[Callable[[], None], Outputs]:
         """What does again all that `run` does, on the same memory, and where its results are then."""
 
@@ -42,7 +45,8 @@ class Graph:
     """A call recorded over buffers of its own, laid out as `places` say."""
 
     def __init__(self, run: Run, places: Sequence[Place | None], device: torch.device, recorder: Recorder) -> None:
-        self.buffers = [None if place is None else _buffer(place, device) for place in places]
+        with recorder.aside():
+            self.buffers = [None if place is None else _buffer(place, device) for place in places]
         self.held: list[Tensor | None] = [None] * len(places)  # what the buffers hold copies of
         call = Call.of(self.buffers)
         self.replay, self.outputs = recorder.record(lambda: run(call))

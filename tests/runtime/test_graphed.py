@@ -6,7 +6,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -43,6 +43,9 @@ class Rerun:
     def turn(self) -> Iterator[None]:
         with self.lock:
             yield
+
+    def aside(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def record(self, run: Callable[[], tuple[Tensor, ...]]) -> tuple[Callable[[], None], tuple[Tensor, ...]]:
         assert not torch.is_inference_mode_enabled()  # what is recorded outlives the call
