@@ -113,6 +113,12 @@ def test_what_all_refuse_is_refused_once(opened: list[Any], capsys: pytest.Captu
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_a_mode_of_torch_compile_is_torchs(opened: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["generate", PROMPT, *FAST, "--compile", "fast", "-o", "a.png"]) == 2
+    assert opened == [None]
+    assert "compile is 'fast'; expected True, False or a mode of torch's: default" in capsys.readouterr().err
+
+
 def test_the_refusal_has_a_name() -> None:
     with pytest.raises(UnexportedError, match="cross_frame is not in an exported model"):
         pydiff.load(provider="cpu").generate([PROMPT] * 2, size=64, num_inference_steps=1, cross_frame=True)

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ import pydiff
 from pydiff.models.unet import UNet
 from pydiff.models.unet2d import UNet2D, UNet2DConfig
 from pydiff.nn.cond import Cond
+from pydiff.runtime.calls import Call
+from pydiff.runtime.cuda_graphs import WARM_UPS, CudaGraphs
 from pydiff.runtime.fastest import fastest
 from pydiff.runtime.graphed import MOST_GRAPHS, Graphed, GraphedUNet, graphed, why_not
 from pydiff.step_cache import Reusing
@@ -291,6 +294,79 @@ def test_networks_on_the_cpu_are_not_graphed() -> None:
     assert graphed(unet) is unet
     assert why_not(pydiff.load("pydiff-palette").cascade.stages[0].unet) is not None
     assert "int" in str(why_not(3))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_no_value_is_read_in_a_call(name: str) -> None:
+    """That would wait for a GPU, and end the recording; tensors of the meta device have no values."""
+    case = make(name, torch.float32, 4)
+    parts = Call(case.x, case.t, case.unet.prepare(masked(case.cond))).parts()
+    call = Call.of([part if part is None else part.to("meta") for part in parts])
+    unet = case.unet.to("meta")
+    made, deep = unet.reusing(*call)
+    assert made.shape == (len(case.x), unet.config.out_channels, *case.x.shape[2:])
+    assert unet.reusing(*call[:3], deep)[0].shape == made.shape
+
+
+class Cuda:
+    """torch.cuda as far as graphs are recorded by it, writing down what is asked."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.streams = ["main"]
+
+    def device(self, _: torch.device) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def graph_pool_handle(self) -> str:
+        return "memory"
+
+    def Stream(self, _: torch.device) -> Any:  # noqa: N802
+        return self.named("side")
+
+    def current_stream(self) -> Any:
+        return self.named(self.streams[-1])
+
+    def named(self, name: str) -> Any:
+        def wait(other: Any) -> None:
+            self.log.append(f"{name} waits for {other.name}")
+
+        return SimpleNamespace(name=name, wait_stream=wait, wait_event=wait)
+
+    def Event(self) -> Any:  # noqa: N802
+        return SimpleNamespace(name="turn", record=lambda: self.log.append(f"turn ends on {self.streams[-1]}"))
+
+    def CUDAGraph(self) -> Any:  # noqa: N802
+        return SimpleNamespace(replay=lambda: self.log.append(f"replay on {self.streams[-1]}"))
+
+    @contextmanager
+    def stream(self, stream: Any) -> Iterator[None]:
+        self.streams.append(stream.name)
+        yield
+        self.streams.pop()
+
+    @contextmanager
+    def graph(self, _: Any, pool: str, stream: Any, capture_error_mode: str) -> Iterator[None]:
+        self.log.append(f"capture on {stream.name} in {pool}, errors {capture_error_mode}")
+        with self.stream(stream):
+            yield
+
+
+def test_what_is_asked_of_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    case, cuda = make("if", torch.float32, 4), Cuda()
+    prepared = case.unet.prepare(case.cond)
+    for name in ("device", "graph_pool_handle", "Stream", "current_stream", "Event", "CUDAGraph", "stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, getattr(cuda, name))
+    network = GraphedUNet(case.unet, CudaGraphs(torch.device("cpu")))
+    network._run = lambda call: cuda.log.append(f"run on {cuda.streams[-1]}") or (call.x,)
+    network(case.x, case.t, prepared)
+    aside = ["side waits for main", "main waits for side"]
+    ran = ["side waits for main", *["run on side"] * WARM_UPS, "main waits for side"]
+    capture = ["capture on side in memory, errors thread_local", "run on side"]
+    first = ["main waits for turn", *aside, *ran, *capture, "replay on main", "turn ends on main"]
+    assert cuda.log == first
+    network(case.x, case.t, prepared)
+    assert cuda.log[len(first) :] == ["main waits for turn", "replay on main", "turn ends on main"]
 
 
 def on_gpu(name: str, dtype: torch.dtype = torch.float32) -> tuple[UNet, GraphedUNet, Case]:
