@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pydiff.models.autoencoder import Autoencoder
 from pydiff.models.unet import UNet
 from pydiff.nn.cond import Cond
-from pydiff.runtime.planned import planned, planned_codec
+from pydiff.runtime.fastest import fastest, fastest_codec
 
 TYPES = (torch.float32, torch.bfloat16)
 Network = TypeVar("Network", bound=nn.Module)
@@ -27,7 +27,7 @@ def contenders(unet: UNet, x: Tensor, t: Tensor, cond: Cond) -> dict[str, Callab
     for dtype in TYPES:
         network = cast_copy(unet, dtype, torch.channels_last)
         laid = x.to(dtype).contiguous(memory_format=torch.channels_last)
-        made[f"pydiff, {str(dtype).removeprefix('torch.')}"] = partial(planned(network), laid, t, network.prepare(cond))
+        made[f"pydiff, {str(dtype).removeprefix('torch.')}"] = partial(fastest(network), laid, t, network.prepare(cond))
     return made
 
 
@@ -35,7 +35,7 @@ def in_int8(unet: UNet, x: Tensor, t: Tensor, cond: Cond) -> Callable[[], Tensor
     """One call in bfloat16 with products of bytes, an approximation. ValueError where there are none."""
     network = cast_copy(unet, torch.bfloat16, torch.channels_last)
     laid = x.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
-    return partial(planned(network, int8=True), laid, t, network.prepare(cond))
+    return partial(fastest(network, int8=True), laid, t, network.prepare(cond))
 
 
 def decoders(codec: Autoencoder, latents: Tensor) -> dict[str, Callable[[], Tensor]]:
@@ -44,7 +44,7 @@ def decoders(codec: Autoencoder, latents: Tensor) -> dict[str, Callable[[], Tens
     for dtype in TYPES:
         network = cast_copy(codec, dtype, torch.channels_last)
         laid = latents.to(dtype).contiguous(memory_format=torch.channels_last)
-        made[f"pydiff, {str(dtype).removeprefix('torch.')}"] = partial(planned_codec(network).decode, laid)
+        made[f"pydiff, {str(dtype).removeprefix('torch.')}"] = partial(fastest_codec(network).decode, laid)
     return made
 
 

@@ -43,6 +43,7 @@ def load(
     provider: str | None = None,
     ahead: bool = False,
     int8: bool = False,
+    compile: bool | str = False,
 ) -> Pipeline:
     """Open a pipeline: the embedded cascade, a folder in the diffusers layout, one folder per stage (small first), a
     single safetensors file of Stable Diffusion, the id of a repository on the Hugging Face hub, or a folder that
@@ -58,11 +59,15 @@ def load(
     in a process that wants its first picture soon and does not fork before it. int8: products in the U-Nets' wide
     layers are of bytes, an approximation, off by default, on CPUs with AVX-512 VNNI: weights are rounded to 127 steps
     of the largest of an output, and what they are multiplied by, of the largest of an item.
+    compile: networks and autoencoders by torch.compile, in its mode "default" (True) or one that is named: in place of
+    plans on a CPU, inside of CUDA graphs on a GPU. The first call of a size takes minutes; one that would be compiled
+    again raises `pydiff.runtime.compiled.RecompiledError`. Edits and captures run as without it.
     Nothing but a hub id is fetched, and no code of a checkpoint is run. Raises ValueError, by name, for what is
     missing, corrupt, unsafe or of a kind that pydiff does not run.
     """
     how: dict[str, Any] = {"dtype": dtype, "device": device, "variant": variant}
-    how |= {"tokenizer": tokenizer, "prediction_type": prediction_type, "int8": int8 or None}
+    how |= {"tokenizer": tokenizer, "prediction_type": prediction_type}
+    how |= {"int8": int8 or None, "compile": compile or None}
     name = EMBEDDED_NAME if model is None else model
     if isinstance(name, str) and name in SHIPPED:
         return Pipeline(_shipped(name, how, provider, ahead))
@@ -119,14 +124,18 @@ def _from_weights(models: Sequence[Model], name: str, how: dict[str, Any], provi
         raise ValueError(f"provider is {provider!r}, but {name} is no exported folder; leave it out, or export that")
     torch = optional("torch", TORCH, f"{name}, which is no folder that `pydiff export` wrote,")
     from pydiff.folders import open_cascade
-    from pydiff.runtime.planned import plan_cascade
+    from pydiff.runtime.compiled import check_mode
+    from pydiff.runtime.fastest import fastest_cascade
 
-    dtype, device, int8 = how["dtype"], how["device"], how.pop("int8")
+    dtype, device, int8 = how["dtype"], how["device"], bool(how.pop("int8"))
+    mode = check_mode(how.pop("compile") or False)
+    if int8 and mode is not None:
+        raise ValueError(f"int8 is of plans, in whose place compile={mode!r} runs networks; leave one of them out")
     if isinstance(dtype, str) and dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}, or torch's")
     named = getattr(torch, dtype or "float32") if dtype is None or isinstance(dtype, str) else dtype
     opened = open_cascade(models, name=name, **{**how, "dtype": named, "device": "cpu" if device is None else device})
-    return plan_cascade(opened, int8=bool(int8))
+    return fastest_cascade(opened, mode, int8=int8)
 
 
 class Pipeline(PictureTasks):

@@ -22,7 +22,9 @@ from pydiff.networks import UnexportedError
 
 PROMPT = "a red circle left of a blue square"
 FAST = ["--size", "64", "--steps", "2", "--seed", "7"]
-CUSTOM: dict[str, Any] = dict.fromkeys(("model", "dtype", "int8", "device", "variant", "tokenizer", "provider"))
+CUSTOM: dict[str, Any] = dict.fromkeys(
+    ("model", "dtype", "int8", "device", "variant", "tokenizer", "compile", "provider")
+)
 
 
 def starts(call: dict[str, Any], default: str | None = None, **options: Any) -> bool:
@@ -46,6 +48,7 @@ def test_one_picture_of_a_shipped_model_starts_on_onnx_runtime(size: int | None)
         {"device": "cpu"},
         {"variant": "fp16"},
         {"tokenizer": "a/folder"},
+        {"compile": "default"},
         {"provider": "cpu"},
     ],
 )
@@ -110,6 +113,12 @@ def test_what_all_refuse_is_refused_once(opened: list[Any], capsys: pytest.Captu
     assert cli.main(["generate", PROMPT, *FAST, "--sampler", "none", "-o", "a.png"]) == 2
     assert opened == ["cpu"]
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_mode_of_torch_compile_is_torchs(opened: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["generate", PROMPT, *FAST, "--compile", "fast", "-o", "a.png"]) == 2
+    assert opened == [None]
+    assert "compile is 'fast'; expected True, False or a mode of torch's: default" in capsys.readouterr().err
 
 
 def test_the_refusal_has_a_name() -> None:

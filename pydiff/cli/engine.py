@@ -13,7 +13,7 @@ from pydiff.cli.options import open_model
 if TYPE_CHECKING:
     from pydiff.tasks.run import Result
 
-TORCHS = ("dtype", "int8", "device", "variant", "tokenizer")  # options that are torch's
+TORCHS = ("dtype", "int8", "device", "variant", "tokenizer", "compile")  # options that are torch's
 MOST_PICTURES, MOST_SIDE = 2, 256  # of one call, and pixels; of more, torch makes up for the time of its import
 
 

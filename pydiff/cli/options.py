@@ -101,6 +101,9 @@ def add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the networks (float32)")
     command.add_argument("--int8", action="store_true", default=None, help="products of bytes, an approximation")
     command.add_argument("--device", metavar="NAME", help="cpu (default), cuda, cuda:1, ...")
+    command.add_argument(
+        "--compile", metavar="MODE", help="networks by torch.compile, once for every size: default, max-autotune, ..."
+    )
     command.add_argument("--provider", metavar="NAME", help="of an exported folder: cpu (default), cuda or tensorrt")
 
 
@@ -128,6 +131,7 @@ def open_model(
         provider=arguments.provider or provider,
         ahead=ahead,
         int8=bool(arguments.int8),
+        compile=arguments.compile or False,
     )
 
 

@@ -61,7 +61,7 @@ class UNet2D(Layered):
         prepared = cond if isinstance(cond, Prepared) else self.prepare(cond)
         t = torch.as_tensor(t, device=x.device)
         if not torch.compiler.is_exporting():  # where sizes are symbols
-            check_input(self.config, x, t, prepared, 0)
+            self.check(x, t, prepared)
         emb = self.time_embedding(self._sinusoidal(t.expand(x.shape[0])))
         emb = emb if prepared.emb is None else emb + prepared.emb
 
@@ -77,6 +77,10 @@ class UNet2D(Layered):
             h = up(h, emb, prepared, skips)
         out: Tensor = self.conv_out(norm_act(self.conv_norm_out, h, "silu"))
         return out.to(x.dtype)
+
+    def check(self, x: Tensor, t: Tensor, prepared: Prepared) -> None:
+        """Raises ValueError unless `forward` can take them."""
+        check_input(self.config, x, t, prepared, 0)
 
     def prepare(self, cond: Cond) -> Prepared:
         """Compute once what does not depend on x and t; `forward` takes the result in place of the Cond.

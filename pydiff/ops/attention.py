@@ -111,6 +111,8 @@ def edited_attention_reference(
 
 def _serves(call: Call, *others: Tensor) -> Callable[..., Tensor] | None:
     """What runs this call, or with an edit as its second argument: the core on a CPU, Triton on a GPU, if it can."""
+    if torch.compiler.is_compiling():  # what looks for kernels would end torch's graph
+        return None
     q, k, v, bias, probe, heat = call[:6]
     if q.is_cuda:
         module, run = attention_triton.serves(call, *others), attention_triton.run

@@ -2,6 +2,6 @@
 once, and run by the native core."""
 
 from pydiff.runtime.planned.autoencoder import PlannedAutoencoder
-from pydiff.runtime.planned.network import PlannedUNet, plan_cascade, planned, planned_codec, why_not
+from pydiff.runtime.planned.network import PlannedUNet, planned, planned_codec, why_not
 
-__all__ = ["PlannedAutoencoder", "PlannedUNet", "plan_cascade", "planned", "planned_codec", "why_not"]
+__all__ = ["PlannedAutoencoder", "PlannedUNet", "planned", "planned_codec", "why_not"]

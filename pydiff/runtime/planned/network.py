@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pydiff.cascade import Cascade, Stage
 from pydiff.models.autoencoder import Autoencoder
 from pydiff.models.unet import UNet
 from pydiff.models.unet_config import UNetConfig
 from pydiff.networks import Codec, Denoiser
 from pydiff.nn.attention import GEGLU
 from pydiff.nn.cond import Cond, Prepared
-from pydiff.nn.layer import Layer
 from pydiff.nn.resnet import ResnetBlock
 from pydiff.ops import native
+from pydiff.runtime.around import Around
 from pydiff.runtime.planned.autoencoder import PlannedAutoencoder
 from pydiff.runtime.planned.plan import Plan
 from pydiff.runtime.planned.plans import Plans
@@ -82,25 +80,14 @@ def planned_codec(codec: Codec) -> Codec:
     return PlannedAutoencoder(codec) if isinstance(codec, Autoencoder) and why_not(codec) is None else codec
 
 
-def plan_cascade(cascade: Cascade, *, int8: bool = False) -> Cascade:
-    """The cascade with its networks run by plans where they can be. int8: see `planned`."""
-
-    def of(stage: Stage) -> Stage:
-        codec = None if stage.codec is None else planned_codec(stage.codec)
-        return replace(stage, unet=planned(stage.unet, int8=int8), codec=codec)
-
-    return replace(cascade, stages=tuple(map(of, cascade.stages)))
-
-
-class PlannedUNet(nn.Module):
+class PlannedUNet(Around):
     """See `pydiff.networks.Denoiser`. Weights are packed at the first call; every size of x has a plan of its own, and
     as many as calls run at once. Calls that need gradients, or put residual branches of other rows in a block's place
     (plug-and-play), are run by the module itself. Weights that change after the first call are not seen. int8: products
     of attention's layers, of those behind it, of shortcuts and of Winograd's convolutions are of bytes."""
 
     def __init__(self, module: UNet, *, int8: bool = False) -> None:
-        super().__init__()
-        self.module = module
+        super().__init__(module)
         weights = Weights(module.conv_in.weight.dtype, int8)
 
         def make(size: Hashable) -> Plan:
@@ -109,33 +96,6 @@ class PlannedUNet(nn.Module):
 
         self._plans = Plans(make, MOST_PLANS)
         self._foresights = Plans(lambda rows: Foresight(module, weights, cast(int, rows)), MOST_PLANS)
-
-    @property
-    def config(self) -> UNetConfig:
-        return self.module.config
-
-    @property
-    def like(self) -> Tensor:
-        return self.module.like
-
-    @property
-    def reads_text(self) -> bool:
-        return self.module.reads_text
-
-    @property
-    def attention(self) -> Mapping[str, str]:
-        return self.module.attention
-
-    @property
-    def residual_layers(self) -> Sequence[str]:
-        return self.module.residual_layers
-
-    @property
-    def layers(self) -> Mapping[str, Layer]:
-        return self.module.layers
-
-    def prepare(self, cond: Cond) -> Prepared:
-        return self.module.prepare(cond)
 
     def foreseen(self, prepared: Prepared, times: Sequence[float], /) -> Prepared:
         """See `pydiff.networks.Foreseeing`."""
