@@ -27,6 +27,8 @@ static int64_t source(const Matches& m, int64_t s) {
     return pair * 2 * width + (rest < between ? 2 * rest + 1 : width + rest - between);
 }
 
+static int64_t panels_of(const Matches& m) { return (m.destinations() + kColumns - 1) / kColumns; }
+
 static bool is_destination(const Grid& grid, int64_t pixel) {
     return pixel / grid.width % 2 == 0 && pixel % grid.width % 2 == 0;
 }
@@ -52,7 +54,7 @@ PYDIFF_WIDE static float inverse_length(const Number* x, int64_t channels) {
 template <typename Number>
 static void pack_panel(const Match& m, int64_t image, int64_t panel) {
     constexpr int64_t step = sizeof(float) / sizeof(Number);
-    const int64_t channels = m.x.channels, count = m.to.destinations(), panels = (count + kColumns - 1) / kColumns;
+    const int64_t channels = m.x.channels, count = m.to.destinations(), panels = panels_of(m.to);
     Number* out = static_cast<Number*>(m.packed) + (image * panels + panel) * channels * kColumns;
     float* inverse = m.inverse + (image * panels + panel) * kColumns;
     std::fill_n(out, channels * kColumns, Number{0});
@@ -97,7 +99,7 @@ static int lane_of(const float* best, const int32_t* at) {
 // Sources [first, last) of a picture, each with its nearest destination.
 template <typename Number>
 static void match_sources(const Match& m, int64_t image, int64_t first, int64_t last) {
-    const int64_t channels = m.x.channels, count = m.to.destinations(), panels = (count + kColumns - 1) / kColumns;
+    const int64_t channels = m.x.channels, count = m.to.destinations(), panels = panels_of(m.to);
     const Segment whole{0, channels};
     const Number* rows[kSources + kTall];
     Nearest nearest;
@@ -157,7 +159,7 @@ static void place_pixels(const Match& m, int64_t image) {
 template <typename Number>
 static void match_as(const Match& m, int threads) {
     const int64_t images = m.to.grid.images, sources = m.to.sources();
-    const int64_t panels = (m.to.destinations() + kColumns - 1) / kColumns, blocks = (sources + kSources - 1) / kSources;
+    const int64_t panels = panels_of(m.to), blocks = (sources + kSources - 1) / kSources;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
 #pragma omp for schedule(static)

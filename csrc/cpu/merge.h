@@ -11,7 +11,7 @@ namespace pydiff {
 // members[starts[m]] up to members[starts[m + 1]], the one that stands there itself first.
 struct Matches {
     Grid grid;
-    int64_t left;                         // M
+    int64_t left;                       // M
     int32_t *place, *starts, *members;  // (images, N), (images, M + 2), (images, N)
 
     int64_t pixels() const { return grid.height * grid.width; }
@@ -24,9 +24,9 @@ struct Matches {
 struct Match {
     Picture x;
     Matches to;
-    void* packed;            // (images, panels, channels, 64), of x's type: the destinations
-    float *inverse, *best;   // (images, panels, 64), 1 / length of each destination; (images, S), cosines of the sources
-    int32_t *nearest, *order;  // (images, S): the destination of each source; the merged ones first
+    void* packed;              // (images, panels, channels, 64), of x's type: the destinations
+    float *inverse, *best;     // (images, panels, 64), 1 / length of each; (images, S), cosines of the sources with
+    int32_t *nearest, *order;  // theirs; (images, S): the destination of each source, and the merged sources first
 };
 
 // out (images, 1, M, channels): the means of the pixels of x that stand together.

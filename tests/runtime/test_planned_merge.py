@@ -148,6 +148,7 @@ def test_threads_do_not_change_a_bit() -> None:
 def test_the_outermost_level_alone(name: str) -> None:
     case = make(name, torch.float32, 4)
     network, prepared = planned(case.unet), merging(case.unet.prepare(case.cond), 0.5)
+    assert isinstance(network, PlannedUNet)
     (ours, deep), (theirs, expected) = (of.reusing(case.x, case.t, prepared, None) for of in (network, case.unet))
     torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=0)
     torch.testing.assert_close(deep, expected, atol=2e-5, rtol=0)

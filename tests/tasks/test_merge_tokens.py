@@ -14,6 +14,7 @@ import torch
 import pydiff
 from pydiff import cli
 from pydiff.images import read_settings
+from pydiff.models.unet import UNet
 from pydiff.networks import UnexportedError
 from pydiff.nn.cond import Prepared
 from pydiff.walk import Network
@@ -58,7 +59,7 @@ def test_off_is_the_exact_picture(pipe: pydiff.Pipeline) -> None:
 
 
 def test_it_is_of_one_stage(pipe: pydiff.Pipeline, shares: list[float]) -> None:
-    steps = {"num_inference_steps": [2, 2], "size": 256, "seed": 7, "output_type": "np"}
+    steps: dict[str, Any] = {"num_inference_steps": [2, 2], "size": 256, "seed": 7, "output_type": "np"}
     made = pipe.generate(PROMPT, merge_tokens=0.25, **steps)
     assert shares == [0.25, 0.0]
     assert made.settings[0]["merge_tokens"] == [0.25, None]
@@ -85,8 +86,10 @@ def test_it_goes_with_the_others(pipe: pydiff.Pipeline) -> None:
 def test_plans_and_modules_make_the_same_pictures(pipe: pydiff.Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     planned = pipe.generate(PROMPT, merge_tokens=0.5, **CALL).images
     monkeypatch.setattr("pydiff.runtime.planned.network.why_not", lambda network: "not in this test")
-    module = pydiff.load().generate(PROMPT, merge_tokens=0.5, **CALL).images
-    assert np.abs(planned - module).mean() < 1e-2
+    unplanned = pydiff.load()
+    assert type(unplanned.cascade.stages[0].unet) is UNet
+    module = unplanned.generate(PROMPT, merge_tokens=0.5, **CALL).images
+    assert np.abs(planned - module).mean() < 1e-3
 
 
 @pytest.mark.parametrize("value", [-0.1, 0.75, 1, "a", True, float("nan")])
