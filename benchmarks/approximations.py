@@ -30,6 +30,8 @@ APPROXIMATIONS: dict[str, dict[str, Any]] = {
     "guidance_interval=(0.2, 0.95)": {"guidance_interval": (0.2, 0.95)},
     "cache_steps=2": {"cache_steps": 2},
     "cache_steps=3": {"cache_steps": 3},
+    "merge_tokens=0.25": {"merge_tokens": 0.25},
+    "merge_tokens=0.5": {"merge_tokens": 0.5},
     "cache_steps=2, guidance_interval=(0.3, 1)": {"cache_steps": 2, "guidance_interval": (0.3, 1.0)},
     "load(int8=True)": {INT8: True},
     "load(int8=True), cache_steps=2": {INT8: True, "cache_steps": 2},

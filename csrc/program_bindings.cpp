@@ -10,6 +10,7 @@
 #include <tuple>
 
 #include "cpu/bytes.h"
+#include "cpu/merge.h"
 #include "cpu/normalise.h"
 #include "cpu/program.h"
 #include "cpu/winograd.h"
@@ -130,6 +131,39 @@ static void add_attention(Program& program, const PictureIn& q, const PictureIn&
     program.add([a, rows](int threads) { attention(a, threads); });
 }
 
+// Images, height, width; how many pixels are left; place, starts and members.
+using MatchesIn = std::tuple<std::array<int64_t, 3>, int64_t, std::array<uintptr_t, 3>>;
+
+static Matches matches(const MatchesIn& given) {
+    const auto& [grid, left, at] = given;
+    const auto numbers = [&at = at](int i) { return reinterpret_cast<int32_t*>(at[i]); };
+    return {{grid[0], grid[1], grid[2]}, left, numbers(0), numbers(1), numbers(2)};
+}
+
+static void add_match(Program& program, const PictureIn& x, const MatchesIn& to, uintptr_t packed, uintptr_t inverse,
+                      uintptr_t best, uintptr_t nearest, uintptr_t order) {
+    const Match m{picture(x),
+                  matches(to),
+                  reinterpret_cast<void*>(packed),
+                  reinterpret_cast<float*>(inverse),
+                  reinterpret_cast<float*>(best),
+                  reinterpret_cast<int32_t*>(nearest),
+                  reinterpret_cast<int32_t*>(order)};
+    program.add([m](int threads) { match(m, threads); });
+}
+
+static void add_merge(Program& program, const PictureIn& x, const PictureIn& out, const MatchesIn& from) {
+    const Merge m{picture(x), picture(out), matches(from)};
+    program.add([m](int threads) { merge(m, threads); });
+}
+
+static void add_unmerge(Program& program, const PictureIn& x, const PictureIn& out, const MatchesIn& from,
+                        const std::optional<PictureIn>& residual, double scale) {
+    const Picture beside = residual ? picture(*residual) : Picture{};
+    const Unmerge u{picture(x), picture(out), beside.at, beside.place, static_cast<float>(scale), matches(from)};
+    program.add([u](int threads) { unmerge(u, threads); });
+}
+
 static void run(const Program& program, int64_t first, int64_t last, int threads) {
     if (first < 0 || first > last || last > program.size()) throw std::out_of_range("steps of a program");
     const py::gil_scoped_release released;
@@ -149,6 +183,9 @@ void bind_program(py::module_& m) {
         .def("resample", &add_resample)
         .def("layer_norm", &add_layer_norm)
         .def("attention", &add_attention)
+        .def("match", &add_match)
+        .def("merge", &add_merge)
+        .def("unmerge", &add_unmerge)
         .def("run", &run);
     m.attr("byte_products") = __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
     m.attr("bfloat16_products") = static_cast<bool>(__builtin_cpu_supports("avx512bf16"));

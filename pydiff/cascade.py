@@ -105,7 +105,7 @@ class StagePlan(NamedTuple):
     said: the same in the caller's terms; coding: options of the autoencoder; perturbed: the layers in which the last
     branch of the guidance, branch 0 again, has its attention perturbed, if there is such a branch; windows: those of x
     that the network is evaluated on, where it does not see x whole; low_memory: a network call takes one row alone;
-    cache_steps: every so many evaluations one is whole."""
+    cache_steps: every so many evaluations one is whole; merge_tokens: the share of pixels that are merged."""
 
     stage: Stage
     table: StepTable
@@ -119,6 +119,7 @@ class StagePlan(NamedTuple):
     windows: Windows | None = None
     low_memory: bool = False
     cache_steps: int = 1
+    merge_tokens: float = 0.0
 
     @property
     def guided(self) -> bool:

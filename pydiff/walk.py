@@ -74,6 +74,7 @@ class Network:
 
     def __init__(self, plan: StagePlan, start: Start) -> None:
         self.stage, self.start, self.low_memory = plan.stage, start, plan.low_memory
+        self.merge = plan.merge_tokens
         self.windows = None if plan.windows is None else plan.windows.beside(start.x)
         self.cache = StepCache(plan.cache_steps) if plan.cache_steps > 1 else None
         self.last_t = plan.table.rows[-1].t
@@ -120,6 +121,7 @@ class Network:
         for start in range(0, len(given), each):
             rows = slice(start, min(start + each, len(given)))
             prepared = unet.prepare(cond.of(rows))
+            prepared = prepared._replace(merge=self.merge) if self.merge else prepared
             yield rows, unet.foreseen(prepared, times) if isinstance(unet, Foreseeing) else prepared
 
 

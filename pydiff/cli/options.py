@@ -23,6 +23,7 @@ SAID = {
     "guidance_interval": "guidance_interval",
     "low_memory": "low_memory",
     "cache_steps": "cache_steps",
+    "merge_tokens": "merge_tokens",
     "sampler": "sampler",
     "capture": "heat",
 }
@@ -53,6 +54,12 @@ def _add_sampling(command: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="run the whole network at every N-th step only: faster, and not quite the same picture",
+    )
+    command.add_argument(
+        "--merge-tokens",
+        type=float,
+        metavar="SHARE",
+        help="merge this share of the pixels, below 0.75, where they attend: faster, not quite the same, not in edits",
     )
     command.add_argument(
         "--low-memory", action="store_true", default=None, help="one branch of one picture at a time; the same picture"

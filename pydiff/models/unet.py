@@ -50,7 +50,7 @@ class UNet(Layered):
 
         mid = _mid_spec(config)
         self.down_blocks = nn.ModuleList(map(DownBlock, _down_specs(config)))
-        self.mid_block = None if mid is None else MidBlock(mid)
+        self.mid_block: MidBlock | None = None if mid is None else MidBlock(mid)
         self.up_blocks = nn.ModuleList(map(UpBlock, _up_specs(config)))
 
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, channels, eps=config.norm_eps)

@@ -45,7 +45,7 @@ class UNet2D(Layered):
         self.class_embedding = _class_embedding(config)
 
         self.down_blocks = nn.ModuleList(map(DownBlock, _down_specs(config)))
-        self.mid_block = None if config.mid_block_type is None else MidBlock(_mid_spec(config))
+        self.mid_block: MidBlock | None = None if config.mid_block_type is None else MidBlock(_mid_spec(config))
         self.up_blocks = nn.ModuleList(map(UpBlock, _up_specs(config)))
 
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, channels, eps=config.norm_eps)

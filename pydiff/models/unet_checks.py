@@ -31,6 +31,8 @@ def check_input(config: UNetConfig | UNet2DConfig, x: Array, t: Array, cond: Pre
             raise ValueError(f"cond is for {given.shape[0]} pictures, but x has {batch}; give one row per picture")
     if cond.edit is not None:
         _check_edit(cond.edit, batch)
+        if cond.merge:
+            raise ValueError(f"merge is {cond.merge}, but attention is edited or captured; leave one of them out")
 
 
 def _check_edit(edit: AttentionEdit, batch: int) -> None:

@@ -6,6 +6,7 @@ the keys of text and pixels stand in one softmax, text first. Networks that read
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from pydiff.nn.activations import norm_act
 from pydiff.nn.attend import attend_pixels, attend_text
 from pydiff.nn.cond import Prepared
 from pydiff.nn.layer import Layer
+from pydiff.nn.merge import left, match
 from pydiff.nn.names import TEXT_NORM_GROUPS
 
 
@@ -49,6 +51,18 @@ class PixelSpec(NamedTuple):
     groups: int | None  # of its norm; None = no norm
     eps: float
     out_scale: float = 1.0  # the sum is divided by it
+
+
+def over_left(
+    layer: Layer, attend: Callable[[Tensor, Prepared], Tensor], x: Tensor, size: tuple[int, int], cond: Prepared
+) -> Tensor:
+    """What a layer's `attend` makes of x (B, N, C), pictures of this height and width: where the layer merges, of the
+    pixels that are left, copied to those that they stand for."""
+    count = left(size, cond.merge) if layer.merges and cond.merge else x.shape[1]
+    if count == x.shape[1]:
+        return attend(x, cond)
+    matches = match(x, size, count)
+    return matches.unmerged(attend(matches.merged(x), cond))
 
 
 class TextLayer(Layer):
@@ -92,7 +106,8 @@ class PixelAttention(SelfAttention):
 
     def forward(self, x: Tensor, cond: Prepared) -> Tensor:
         h = x if self.group_norm is None else norm_act(self.group_norm, x, None)
-        out = x + super().forward(h.flatten(2).mT.contiguous(), cond).mT.reshape(x.shape)  # over (B, N, C)
+        h = h.flatten(2).mT.contiguous()  # (B, N, C)
+        out = x + over_left(self, super().forward, h, (x.shape[2], x.shape[3]), cond).mT.reshape(x.shape)
         return out if self.out_scale == 1 else out / self.out_scale
 
 
@@ -148,12 +163,16 @@ class JointAttention(TextLayer):
 
     def forward(self, x: Tensor, cond: Prepared) -> Tensor:
         h = norm_act(self.group_norm, x, None).flatten(2).mT.contiguous()  # (B, N, C)
+        return x + over_left(self, self._attended, h, (x.shape[2], x.shape[3]), cond).mT.reshape(x.shape)
+
+    def _attended(self, h: Tensor, cond: Prepared) -> Tensor:
+        """(B, N, C) -> (B, N, C)."""
         q, (k, v), bias = split_heads(self.to_q(h), self.heads), cond.text[self.layer], cond.bias
         if not self.only_text:
             k = torch.cat([k, split_heads(self.to_k(h), self.heads)], dim=2)  # (B, heads, T + N, d)
             v = torch.cat([v, split_heads(self.to_v(h), self.heads)], dim=2)
         out: Tensor = self.to_out[0](merge_heads(attend_text(q, k, v, bias, cond.edit, self.name)))
-        return x + out.mT.reshape(x.shape)
+        return out
 
 
 class GEGLU(nn.Module):
@@ -194,7 +213,8 @@ class FeedForward(nn.Module):
 
 
 class BasicTransformerBlock(nn.Module):
-    """Attention to pixels, to text, feed-forward, each with a norm before and a residual around: (B, N, C) -> same."""
+    """Attention to pixels, to text, feed-forward, each with a norm before and a residual around: (B, N, C) -> same, of
+    pictures of this height and width."""
 
     def __init__(self, channels: int, spec: AttentionSpec) -> None:
         super().__init__()
@@ -210,8 +230,8 @@ class BasicTransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(channels)
         self.ff = FeedForward(channels)
 
-    def forward(self, x: Tensor, cond: Prepared) -> Tensor:
-        x = x + self.attn1(self.norm1(x), cond)
+    def forward(self, x: Tensor, cond: Prepared, size: tuple[int, int]) -> Tensor:
+        x = x + over_left(self.attn1, self.attn1, self.norm1(x), size, cond)
         x = x + self.attn2(self.norm2(x), cond)
         h: Tensor = self.ff(self.norm3(x))
         return x + h
@@ -231,7 +251,7 @@ class Transformer2D(nn.Module):
         h = norm_act(self.norm, x, None).flatten(2).mT.contiguous()  # (B, N, C)
         h = F.linear(h, self.proj_in.weight.flatten(1), self.proj_in.bias)
         for block in self.transformer_blocks:
-            h = block(h, cond)
+            h = block(h, cond, (x.shape[2], x.shape[3]))
         h = F.linear(h, self.proj_out.weight.flatten(1), self.proj_out.bias)
         return x + h.mT.reshape(x.shape)
 

@@ -48,12 +48,14 @@ def _joined(parts: Sequence[Any]) -> Any:
 
 class Prepared(NamedTuple):
     """What a network computes from a Cond alone: constant over the steps of a run, but for the edit, which a run
-    replaces. Made by `UNet.prepare`."""
+    replaces. merge: the share of pixels that are merged with others before they attend (`pydiff.nn.merge`).
+    Made by `UNet.prepare`."""
 
     emb: Array | None  # (B, E) added to the embedding of t
     text: tuple[tuple[Array, Array], ...]  # keys and values (B, heads, T, d) of the text, per layer that reads it
     bias: Array | None  # (B, 1, 1, T) added to the scores of the text: 0 = attend, -10000 = do not
     edit: AttentionEdit | None = None
+    merge: float = 0.0
     foreseen: Mapping[float, Any] | None = None  # what is the network's own, by t (`pydiff.networks.Foreseeing`)
 
 

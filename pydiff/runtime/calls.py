@@ -29,7 +29,7 @@ class Place(NamedTuple):
 
 
 class Call(NamedTuple):
-    """x (B, C, H, W), t () or (B,), what `prepare` made, without an edit, and deep: see `pydiff.step_cache`."""
+    """x (B, C, H, W), t () or (B,), what `prepare` made, without edit or merging, and deep: see `pydiff.step_cache`."""
 
     x: Tensor
     t: Tensor
@@ -67,8 +67,8 @@ def run_of(module: Around | Reusing) -> Run:
 
 
 class ByRecording(Around):
-    """Calls that need gradients or an edit, on another device than the weights or under autocast are the module's; all
-    others are run by `_recorded`."""
+    """Calls that need gradients, an edit or merged pixels, on another device than the weights or under autocast are the
+    module's; all others are run by `_recorded`."""
 
     def __init__(self, module: Around | Reusing) -> None:
         super().__init__(module)  # type: ignore[arg-type]
@@ -94,7 +94,8 @@ class ByRecording(Around):
     def _by_module(self, call: Call) -> bool:
         autocast = torch.is_autocast_enabled(call.x.device.type)
         elsewhere = call.x.device != self.like.device
-        return torch.is_grad_enabled() or call.prepared.edit is not None or autocast or elsewhere
+        other = call.prepared.edit is not None or call.prepared.merge > 0
+        return torch.is_grad_enabled() or other or autocast or elsewhere
 
 
 class ReusingByRecording(ByRecording):

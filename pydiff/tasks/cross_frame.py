@@ -9,7 +9,7 @@ from typing import Any
 from pydiff.cascade import Start
 from pydiff.nn.edit import AttentionEdit, PixelEdit
 from pydiff.tasks.changes import first_rows, with_edit
-from pydiff.tasks.layers import attending, check_open
+from pydiff.tasks.layers import attending, check_open, check_unmerged
 from pydiff.tasks.run import Request, settings_of
 from pydiff.tasks.words import SECOND
 
@@ -39,6 +39,7 @@ def across_frames(wanted: Request) -> Request:
     if not attending(wanted.plans[0].stage.unet, "pixels"):
         raise ValueError(f"cross_frame is True, but in {wanted.cascade.name} no layer attends to pixels; leave it out")
     check_open(wanted.plans[0].stage.unet, "cross_frame")
+    check_unmerged(wanted.plans[0].merge_tokens, "cross_frame is given")
     first = settings_of(wanted, 0)
     said: list[dict[str, Any]] = [dict(wanted.said_of[0]) if wanted.said_of else {}]
     for index in range(1, len(wanted.seeds)):

@@ -22,6 +22,7 @@ from pydiff.tasks.checks import integer, is_list
 from pydiff.tasks.columns import prompt_columns
 from pydiff.tasks.edit_options import EditOptions, edit_options
 from pydiff.tasks.generate import HINTS, check_latents
+from pydiff.tasks.layers import check_unmerged
 from pydiff.tasks.mutual import MutualOptions
 from pydiff.tasks.own_function import own_function
 from pydiff.tasks.plan import sizes_of, stages_to
@@ -61,6 +62,7 @@ def edit(
     call = dataclasses.replace(call, prompt=prompts, options=others, seed=_one_seed(call, latents, len(prompts)))
     sizes = sizes_of(stages, height, width)
     wanted = make_request("edit", cascade, stages, (), call, sizes, parts={"denoising_end": None})
+    check_unmerged(wanted.plans[0].merge_tokens, "an edit changes attention")
     if latents is not None:
         check_latents(latents, stages[0], sizes[0], 1)
     first: Begin = partial(from_one_noise, latents=latents)

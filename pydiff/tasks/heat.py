@@ -22,7 +22,7 @@ from pydiff.nn.edit import AttentionEdit, Heat, Layers, among
 from pydiff.tasks.changes import Change, with_edit
 from pydiff.tasks.checks import integer, is_list
 from pydiff.tasks.columns import prompt_columns
-from pydiff.tasks.layers import attending, check_open, fitting
+from pydiff.tasks.layers import attending, check_open, check_unmerged, fitting
 from pydiff.tasks.words import Words
 from pydiff.text.prompt_edit import word_probe
 from pydiff.text.spans import Phrase, PromptColumns, phrases
@@ -77,6 +77,7 @@ def capturing(given: Mapping[str, Any], plan: StagePlan, words: Words | None, gu
     unet, encoder = plan.stage.unet, plan.stage.text
     if words is None or encoder is None or not attending(unet, "text"):
         raise ValueError("capture is given, but the first stage of this run attends to no words; leave it out")
+    check_unmerged(plan.merge_tokens, "capture is given")
     if "unclip" in plan.stage.traits:
         raise ValueError("capture is given, but unCLIP reads more than words; leave it out")
     columns = prompt_columns(encoder, words, guided)

@@ -124,7 +124,7 @@ def _check_call(call: Call, method: str) -> None:
             raise ValueError(f"{name} is given, but an inversion draws nothing and is followed by watch; leave it out")
     if call.negative_prompt is not None and method != NULL_TEXT:
         raise ValueError(f"negative_prompt is {call.negative_prompt!r}, but {method} reads none; leave it out")
-    for name in call.chosen(("guidance_rescale", "guidance_interval", "pag_scale", *CLASSIFIER)):
+    for name in call.chosen(("guidance_rescale", "guidance_interval", "pag_scale", "merge_tokens", *CLASSIFIER)):
         raise ValueError(f"{name} is given, but an inversion has no use for it; say it of the edit")
 
 

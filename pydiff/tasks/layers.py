@@ -18,6 +18,13 @@ def check_open(network: Denoiser, option: str) -> None:
         raise UnexportedError(f"{option} is not in an exported model; open the folder that it was exported from")
 
 
+def check_unmerged(merge_tokens: float, given: str) -> None:
+    """Raise ValueError where tokens are merged in a stage whose attention is edited or captured: that is of pixels that
+    are no longer there."""
+    if merge_tokens:
+        raise ValueError(f"merge_tokens is {merge_tokens}, but {given}; leave one of them out")
+
+
 def attending(network: Denoiser, to: str) -> list[str]:
     """The layers that attend to "pixels" or to "text", alone or beside the other."""
     return [name for name, what in network.attention.items() if to in what]

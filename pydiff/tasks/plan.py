@@ -19,7 +19,7 @@ from pydiff.step_cache import Reusing
 from pydiff.tasks.augmentation import conditioning, ends, noise_level
 from pydiff.tasks.checks import integer, is_list, number, otherwise
 from pydiff.tasks.guided import plan_guidance
-from pydiff.tasks.layers import check_open
+from pydiff.tasks.layers import attending, check_open, check_unmerged
 
 PerStage = float | Sequence[Any] | Callable[[int, int], float] | None
 PRIOR = ("prior_num_inference_steps", "prior_guidance_scale")  # options of unCLIP's prior
@@ -30,6 +30,7 @@ OF_ONE: Mapping[str, type] = {  # lists of these are for one stage
 }
 CODING = ("vae_tiling", "vae_slicing")
 LOW_MEMORY = "low_memory"
+MOST_MERGED = 0.75  # what of every 2x2 pixels is no destination
 AUGMENTATION = ("noise_level", "conditioning")  # of the low-res pictures of super-resolution stages
 PARTS = ("strength", "denoising_start", "denoising_end")  # how much of a stage's run is walked
 NO_PARTS: Mapping[str, float | None] = {}
@@ -42,16 +43,18 @@ class Options:
 
     num_inference_steps: at least 1. timesteps, in their place: descending training timesteps, or the name or counts of
     a respacing ("smart50"). cache_steps: every so many evaluations of the network one is whole, and the others run its
-    outermost level alone (`pydiff.step_cache`), an approximation, off (1) by default. guidance_scale: up to 1 is
-    no guidance; a function (level, levels) -> scale makes it vary over a run, as does a list in the place of a stage's
-    number. image_guidance_scale: how closely to keep to the picture, of stages that follow instructions.
-    guidance_rescale: phi in [0, 1]. guidance_interval: (low, high), the noise from 0 (none) to 1 (noise alone) between
-    which guidance is on (`pydiff.diffusion.guidance.within`), an approximation, off by default. pag_scale: of
-    perturbed-attention guidance (`pydiff.tasks.perturbed`), 0 is none, said as guidance_scale is; pag_adaptive_scale:
-    how much less of it per timestep; pag_layers: where, names with * for any part, by default the middle of the
-    network. sampler: ddpm, ddim, pndm, euler, euler_ancestral, dpmpp_2m, dpmpp_2m_sde, heun or edm. eta: noise of
-    ddim, in [0, 1]. thresholding: none, and of pixels static or dynamic, with percentile in [0, 1] and
-    max_value; without it those two change the folder's own.
+    outermost level alone (`pydiff.step_cache`), an approximation, off (1) by default. merge_tokens: the share of
+    pixels, from 0 to below 0.75, that are merged with others of the outermost level at which pixels attend to each
+    other (`pydiff.nn.merge`), an approximation, off (0) by default. guidance_scale: up to 1 is no guidance; a function
+    (level, levels) -> scale makes it vary over a run, as does a list in the place of a stage's number.
+    image_guidance_scale: how closely to keep to the picture, of stages that follow instructions. guidance_rescale: phi
+    in [0, 1]. guidance_interval: (low, high), the noise from 0 (none) to 1 (noise alone) between which guidance is on
+    (`pydiff.diffusion.guidance.within`), an approximation, off by default. pag_scale: of perturbed-attention guidance
+    (`pydiff.tasks.perturbed`), 0 is none, said as guidance_scale is; pag_adaptive_scale: how much less of it per
+    timestep; pag_layers: where, names with * for any part, by default the middle of the network. sampler: ddpm, ddim,
+    pndm, euler, euler_ancestral, dpmpp_2m, dpmpp_2m_sde, heun or edm. eta: noise of ddim, in [0, 1]. thresholding:
+    none, and of pixels static or dynamic, with percentile in [0, 1] and max_value; without it those two change the
+    folder's own.
     noise_level: of a super-resolution stage's low-res picture, 0 to 999; conditioning: whether
     that is "non_truncated", a finished picture noised to the level, or "truncated", what the stage before leaves there,
     stopped (`pydiff.tasks.augmentation`); one value of these is for all such stages. Of the first stage only: strength,
@@ -65,6 +68,7 @@ class Options:
 
     num_inference_steps: PerStage = None
     cache_steps: int | Sequence[int | None] | None = None
+    merge_tokens: float | Sequence[float | None] | None = None
     timesteps: str | Sequence[Any] | None = None
     guidance_scale: PerStage = None
     image_guidance_scale: PerStage = None
@@ -168,11 +172,15 @@ def plan_stage(stage: Stage, values: Mapping[str, Any], size: tuple[int, int], e
         "noise_level": level,
         "conditioning": conditioning(stage, values["conditioning"]),
         "cache_steps": _cache_steps(stage, values["cache_steps"]),
+        "merge_tokens": _merge_tokens(stage, values["merge_tokens"]),
         **{name: values[name] for name in (*CODING, LOW_MEMORY)},
     }
     coding, low = _coding(stage, values), _flag(LOW_MEMORY, values[LOW_MEMORY])
     plan = StagePlan(stage, table, guided.guidance, threshold, size, level, said, coding, guided.perturbed)
-    return plan._replace(low_memory=low, cache_steps=said["cache_steps"] or 1)
+    plan = plan._replace(low_memory=low, cache_steps=said["cache_steps"] or 1, merge_tokens=said["merge_tokens"] or 0.0)
+    if plan.perturbed is not None:
+        check_unmerged(plan.merge_tokens, "pag_scale is given")
+    return plan
 
 
 def _table(stage: Stage, sampler: Any, values: Mapping[str, Any], end: float) -> tuple[StepTable, dict[str, Any]]:
@@ -231,6 +239,20 @@ def _cache_steps(stage: Stage, value: Any) -> int | None:
         if not isinstance(stage.unet, Reusing) or stage.unet.config.levels < 2:
             raise ValueError(f"cache_steps is {value}, but this network has no levels that could be kept; leave it out")
     return int(value)
+
+
+def _merge_tokens(stage: Stage, value: Any) -> float | None:
+    """Checked: of networks of torch in which pixels attend to each other."""
+    if value is None:
+        return None
+    share = number("merge_tokens", value, 0)
+    if share >= MOST_MERGED:
+        raise ValueError(f"merge_tokens is {share}; expected a share of the pixels, from 0 to below {MOST_MERGED}")
+    if share:
+        check_open(stage.unet, "merge_tokens")
+        if not attending(stage.unet, "pixels"):
+            raise ValueError(f"merge_tokens is {share}, but in this network no layer attends to pixels; leave it out")
+    return share
 
 
 def _flag(name: str, value: Any) -> bool:

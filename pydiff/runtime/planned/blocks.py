@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple, cast
 
 from torch import nn
@@ -17,19 +20,26 @@ from pydiff.nn.attention import (
     TextAttention,
     Transformer2D,
 )
+from pydiff.nn.layer import Layer
+from pydiff.nn.merge import left
 from pydiff.nn.resnet import Downsample, ResnetBlock, Upsample
 from pydiff.runtime.planned import recorder
 from pydiff.runtime.planned.memory import View
-from pydiff.runtime.planned.recorder import ACTS, Ending, Head, Recorder
+from pydiff.runtime.planned.recorder import ACTS, PLAIN, Ending, Head, Recorder
 
 
 class Context(NamedTuple):
     """What blocks read beside x: what each residual block is told (B, 1, 1, n) float32; per layer that reads text its
-    keys and values (B, 1, T, 2 C), or in joint attention (B, 1, T + N, 2 C) with room for the pixels' own."""
+    keys and values (B, 1, T, 2 C), or in joint attention (B, 1, T + N, 2 C) with room for the pixels' own. merge: the
+    share of pixels that are merged."""
 
     told: dict[ResnetBlock, View]
     text: dict[nn.Module, View]
     tokens: int
+    merge: float = 0.0
+
+
+Attended = Callable[[View, Ending, View | None], View]
 
 
 def resnet(
@@ -79,10 +89,22 @@ def attention(r: Recorder, block: nn.Module, x: View, context: Context, out: Vie
     assert isinstance(block, PixelAttention)
     h = x if block.group_norm is None else r.normalise(x, Head(r.statistics(x, block.group_norm)))
     ending = Ending(residual=x, scale=1 / block.out_scale)
-    return _self_attention(r, block, h, ending, out)
+    return _over_left(r, block, partial(_self_attention, r, block), h, context, ending, out)
 
 
-def _self_attention(r: Recorder, block: SelfAttention, x: View, ending: Ending, out: View | None = None) -> View:
+def _over_left(
+    r: Recorder, block: Layer, attend: Attended, x: View, context: Context, ending: Ending, out: View | None = None
+) -> View:
+    """See `pydiff.nn.attention.over_left`."""
+    pixels = math.prod(x.grid[1:])
+    count = left(x.grid[1:], context.merge) if block.merges and context.merge else pixels
+    if count == pixels:
+        return attend(x, ending, out)
+    matches = r.match(x, count)
+    return r.unmerge(attend(r.merge(x, matches), PLAIN, None), matches, ending, out)
+
+
+def _self_attention(r: Recorder, block: SelfAttention, x: View, ending: Ending, out: View | None) -> View:
     made = r.product(x, r.weights.linear(block.to_q, block.to_k, block.to_v)).lines()
     width = made.channels // 3
     q, k, v = (made.columns(i * width, (i + 1) * width) for i in range(3))
@@ -99,14 +121,22 @@ def _text_attention(r: Recorder, block: TextAttention, x: View, context: Context
 
 def _joint(r: Recorder, block: JointAttention, x: View, context: Context, out: View | None) -> View:
     h = r.normalise(x, Head(r.statistics(x, block.group_norm)))
+    attend = partial(_joint_attention, r, block, context)
+    return _over_left(r, block, attend, h, context, Ending(residual=x), out)
+
+
+def _joint_attention(
+    r: Recorder, block: JointAttention, context: Context, x: View, ending: Ending, out: View | None
+) -> View:
     both, width = context.text[block], x.channels
     if not block.only_text:
-        pixels = both.items(context.tokens, context.tokens + x.grid[1] * x.grid[2]).as_pictures(*x.grid[1:])
-        r.product(h, r.weights.linear(block.to_k, block.to_v), out=pixels)
-    q = r.product(h, r.weights.linear(block.to_q)).lines()
+        both = both.items(0, context.tokens + x.grid[1] * x.grid[2])
+        pixels = both.items(context.tokens, both.grid[2]).as_pictures(*x.grid[1:])
+        r.product(x, r.weights.linear(block.to_k, block.to_v), out=pixels)
+    q = r.product(x, r.weights.linear(block.to_q)).lines()
     k, v = both.columns(0, width), both.columns(width, 2 * width)
     h = r.attention(block.name, block.heads, q, k, v, kind="text", masked=True).as_pictures(*x.grid[1:])
-    return r.product(h, r.weights.linear(_linear(block.to_out[0])), Ending(residual=x), out)
+    return r.product(h, r.weights.linear(_linear(block.to_out[0])), ending, out)
 
 
 def _transformer(r: Recorder, block: Transformer2D, x: View, context: Context, out: View | None) -> View:
@@ -123,7 +153,7 @@ def _basic(r: Recorder, block: BasicTransformerBlock, x: View, context: Context)
     if isinstance(block.attn1, TextAttention):
         x = _text_attention(r, block.attn1, h, context, residual)
     else:
-        x = _self_attention(r, block.attn1, h, residual)
+        x = _over_left(r, block.attn1, partial(_self_attention, r, block.attn1), h, context, residual)
     x = _text_attention(r, block.attn2, r.layer_norm(x, block.norm2), context, Ending(residual=x))
     return _feed_forward(r, block.ff, r.layer_norm(x, block.norm3), Ending(residual=x))
 

@@ -91,8 +91,8 @@ class PlannedUNet(Around):
         weights = Weights(module.conv_in.weight.dtype, int8)
 
         def make(size: Hashable) -> Plan:
-            shape, tokens, outer = cast(tuple[tuple[int, int, int, int], int, bool], size)
-            return Plan(module, weights, shape, tokens, outer)
+            shape, tokens, outer, merge = cast(tuple[tuple[int, int, int, int], int, bool, float], size)
+            return Plan(module, weights, shape, tokens, outer, merge)
 
         self._plans = Plans(make, MOST_PLANS)
         self._foresights = Plans(lambda rows: Foresight(module, weights, cast(int, rows)), MOST_PLANS)
@@ -138,7 +138,7 @@ class PlannedUNet(Around):
     def _plan(self, x: Tensor, t: Tensor, prepared: Prepared, outer: bool) -> AbstractContextManager[Plan]:
         self.module.check(x, t, prepared)
         tokens = prepared.text[0][0].shape[2] if prepared.text else 0
-        return self._plans.of((tuple(x.shape), tokens, outer))
+        return self._plans.of((tuple(x.shape), tokens, outer, prepared.merge))
 
 
 def _by_module(prepared: Prepared) -> bool:

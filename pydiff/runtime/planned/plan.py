@@ -25,10 +25,10 @@ from pydiff.runtime.planned.weights import Weights
 
 class Plan:
     """x (B, C, height, width), T tokens: used by one call at a time. outer: the outermost level alone, over what
-    another call left of the others (see `pydiff.step_cache`)."""
+    another call left of the others (see `pydiff.step_cache`). merge: the share of pixels that are merged."""
 
     def __init__(
-        self, unet: UNet, weights: Weights, shape: tuple[int, int, int, int], tokens: int, outer: bool
+        self, unet: UNet, weights: Weights, shape: tuple[int, int, int, int], tokens: int, outer: bool, merge: float
     ) -> None:
         batch, channels, height, width = shape
         r = Recorder(weights)
@@ -38,7 +38,8 @@ class Plan:
         self.begin = len(r.steps)
         self.bias = r.bias = r.new((batch, 1, 1, tokens), torch.float32, kept=True) if tokens else None
         self.text = list(_text_views(r, unet, shape, tokens))
-        self.walk = Walk(r, unet, Context(self.telling.told, dict(zip(self.layers, self.text, strict=True)), tokens))
+        text: dict[nn.Module, View] = dict(zip(self.layers, self.text, strict=True))
+        self.walk = Walk(r, unet, Context(self.telling.told, text, tokens, merge))
         self.out = self.walk.record(self.x, outer)
         self.attends: list[Attend] = r.attends
         self.program, self.arena = r.written()

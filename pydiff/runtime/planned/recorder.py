@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pydiff.ops import native
 from pydiff.runtime.planned.memory import Arena, Buffer, View, pictures
-from pydiff.runtime.planned.weights import POINTS, Packed, Weights
+from pydiff.runtime.planned.weights import PANEL, POINTS, Packed, Weights
 
 NONE, SILU, GELU, GEGLU = range(4)  # activations, as the core counts them
 ACTS = {None: NONE, "silu": SILU, "swish": SILU, "gelu": GELU}  # by the names that checkpoints use
@@ -55,6 +55,19 @@ class Attend(NamedTuple):
     v: View
     out: View
     masked: bool
+
+
+class Matches(NamedTuple):
+    """Pixels of pictures (images, height, width) of which `left` stand for all: see csrc/cpu/merge.h."""
+
+    grid: tuple[int, int, int]
+    left: int
+    place: View
+    starts: View
+    members: View
+
+    def given(self, arena: Arena) -> tuple[object, ...]:
+        return self.grid, self.left, [arena.address(view) for view in self[2:]]
 
 
 class Recorder:
@@ -163,6 +176,49 @@ class Recorder:
             program.attention(*(_picture(one, arena) for one in (q, k, v, out)), heads, at, tokens)
 
         self._step(write, q, k, v, out, bias)
+        return out
+
+    def match(self, x: View, left: int) -> Matches:
+        """Which pixels of x are merged, so many being left (`pydiff.nn.merge`)."""
+        images, height, width = x.grid
+        destinations = -(-height // 2) * -(-width // 2)
+        pixels, panels = height * width, -(-destinations // PANEL)
+        packed = self.new((images, 1, panels * PANEL, x.channels))
+        inverse = self.new((images, 1, 1, panels * PANEL), torch.float32)
+        best = self.new((images, 1, 1, pixels - destinations), torch.float32)
+        nearest, order, place, starts, members = (
+            self.new((images, 1, 1, count), torch.int32)
+            for count in (*[pixels - destinations] * 2, pixels, left + 2, pixels)
+        )
+        made = Matches(x.grid, left, place, starts, members)
+
+        def write(program: Any, arena: Arena) -> None:
+            room = (arena.address(view) for view in (packed, inverse, best, nearest, order))
+            program.match(_picture(x, arena), made.given(arena), *room)
+
+        self._step(write, x, packed, inverse, best, nearest, order, place, starts, members)
+        return made
+
+    def merge(self, x: View, matches: Matches) -> View:
+        """The pixels that are left, each the mean of those that it stands for, as pictures of one line."""
+        out = self.new((x.grid[0], 1, matches.left, x.channels))
+
+        def write(program: Any, arena: Arena) -> None:
+            program.merge(_picture(x, arena), _picture(out, arena), matches.given(arena))
+
+        self._step(write, x, out, *matches[2:])
+        return out
+
+    def unmerge(self, x: View, matches: Matches, ending: Ending, out: View | None = None) -> View:
+        """What became of the pixels that are left, in the place of all; of the ending the residual and the scale."""
+        out = self.new((*matches.grid, x.channels)) if out is None else out
+        residual = ending.residual
+
+        def write(program: Any, arena: Arena) -> None:
+            beside = None if residual is None else _picture(residual, arena)
+            program.unmerge(_picture(x, arena), _picture(out, arena), matches.given(arena), beside, ending.scale)
+
+        self._step(write, x, out, residual, *matches[2:])
         return out
 
     def written(self) -> tuple[Any, Arena]:
