@@ -116,7 +116,7 @@ static void match_sources(const Match& m, int64_t image, int64_t first, int64_t 
         for (int64_t r = 0; r < last - first; r += kTall) {
             TileIn in{{}, &whole, 1, packed, sums, false};
             std::copy_n(rows + r, kTall, in.rows);
-            tile(in, kColumns / kVector, sizeof(Number) == 2);
+            tile(in, kColumns / kVector, sizeof(Number) == 2 ? Kind::bfloat16 : Kind::float32);
             for (int64_t i = 0; i < std::min<int64_t>(kTall, last - first - r); ++i)
                 compare(sums + i * kColumns, inverse, panel * kColumns, count, nearest.best[r + i], nearest.at[r + i]);
         }
