@@ -235,6 +235,14 @@ def test_edits_are_the_modules(name: str) -> None:
     assert recorder.recorded == 0
 
 
+def test_merged_pixels_are_the_modules() -> None:
+    case = make("sd1", torch.float32, 4)
+    network, recorder = over(case)
+    prepared = network.prepare(case.cond)._replace(merge=0.5)
+    assert torch.equal(network(case.x, case.t, prepared), case.unet(case.x, case.t, prepared))
+    assert recorder.recorded == 0
+
+
 def test_gradients_and_autocast_are_the_modules() -> None:
     case = make("sd1", torch.float32, 4)
     network, recorder = over(case)
