@@ -43,7 +43,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "super_256": {"num_inference_steps": 5, "guidance_scale": 1.0, "noise_level": 60},
     "super_1024": {"num_inference_steps": 3, "guidance_scale": 1.0, "noise_level": 20},
     "palette": {"num_inference_steps": 4},
-    "instruct": {"num_inference_steps": 25, "guidance_scale": 3.0, "image_guidance_scale": 1.5},
+    "instruct": {"num_inference_steps": 25, "guidance_scale": 2.0, "image_guidance_scale": 1.5},
 }
 VARIANCE = {"variance_type": "learned_range"}  # for ddpm; the default sampler has no use for it
 SCHEDULER: dict[str, Any] = {
