@@ -86,7 +86,7 @@ def card(home: Path, scores: dict[str, Any], restored: dict[str, Any], instructe
         for task, kinds in restored["scores"].items()
         for kind, row in kinds.items()
     ]
-    (answers,) = (rows for title, rows in instructed.items() if title != "machine")
+    answers = next(rows for rows in instructed.values() if isinstance(rows, list))  # beside facts of the machine
     columns = ("what is changed", "instructions", "done", "all else kept", "both")
     obeyed = [f"| {' | '.join(str(row[name]) for name in columns)} |" for row in answers]
     return CARD.format(
