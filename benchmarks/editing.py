@@ -7,6 +7,7 @@ network and on Stable Diffusion 1.5's configuration with random weights at 256x2
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 import tempfile
@@ -83,9 +84,15 @@ def stable_diffusion(folder: Path) -> Model:
     return model
 
 
+@functools.cache
+def opened(folder: Path) -> pydiff.Pipeline:
+    """One for all contenders, which are its tasks: a plan's weights are twice the network's."""
+    return pydiff.load(folder)
+
+
 def pydiff_maker(model: Model, contender: str) -> Maker:
     """Latents of source and target: both without an edit, by an edit, or with all that it may capture."""
-    pipe = pydiff.load(model.folder)
+    pipe = opened(model.folder)
     if contender == "two pictures":
         return lambda: pipe.generate([model.source, model.target], seed=[SEED, SEED], **model.call).images
     more: dict[str, Any] = {"local_blend": model.word, "capture": [model.word]} if "capture" in contender else {}
@@ -98,7 +105,7 @@ def formed_maker(model: Model, contender: str) -> Maker:
 
     warnings.simplefilter("ignore")
     diffusers.utils.logging.disable_progress_bar()
-    text = pydiff.load(model.folder).cascade.stages[0].text
+    text = opened(model.folder).cascade.stages[0].text
     assert text is not None
     prompts, options = [model.source, model.target], EditOptions(**OPTIONS)
     table = borrowing(prompt_columns(text, make_words(prompts), True), model.steps, [options]).table

@@ -39,7 +39,7 @@ from benchmarks.measure import (
     synchronised,
     write_json,
 )
-from benchmarks.peers import Peer, peers, written
+from benchmarks.peers import ON_GPU, PEERS, Peer, peers, written
 from benchmarks.workloads import WORKLOADS, Flops, Workload, flops
 
 COLUMNS = (
@@ -185,8 +185,9 @@ def child(model: str, names: Sequence[str], rounds: int, path: Path) -> bool:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as home, torch.no_grad():
-        wanted = {name: peer for name, peer in peers(device).items() if not names or name in names}
-        contest = Contest(WORKLOADS[model](device), wanted, device, Path(home))
+        workload = WORKLOADS[model](device)
+        wanted = {name: peer for name, peer in peers(workload).items() if not names or name in names}
+        contest = Contest(workload, wanted, device, Path(home))
         write_json(path, contest.tables())
         for bout in contest.bouts():
             print(f"{model}: {', '.join(bout)}", file=sys.stderr, flush=True)
@@ -216,7 +217,7 @@ def measured(models: Sequence[str], options: Sequence[str]) -> tuple[dict[str, A
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.networks", description=(__doc__ or "").splitlines()[0])
-    known = peers("cuda") | peers("cpu")
+    known = PEERS | ON_GPU
     parser.add_argument("--models", nargs="+", default=list(WORKLOADS), choices=WORKLOADS, help="which networks")
     parser.add_argument("--peers", nargs="+", default=[], choices=known, help="whom to compare with (default: all)")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved repetitions, at least")

@@ -114,8 +114,7 @@ def openvino(precision: str, workload: Workload, home: Path) -> Call:
 
 def in_int8(workload: Workload, home: Path) -> Call:
     """pydiff's approximation."""
-    if workload.in_int8 is None:
-        raise RuntimeError("int8 is of U-Nets")
+    assert workload.in_int8 is not None, "int8 is of U-Nets"
     return workload.in_int8()
 
 
@@ -137,8 +136,9 @@ ON_GPU = {
 }
 
 
-def peers(device: str) -> dict[str, Peer]:
-    """Those that a device has, by what --peers calls them."""
-    if device == "cuda":
-        return {name: peer for name, peer in PEERS.items() if not name.startswith(("openvino", "int8"))} | ON_GPU
-    return PEERS
+def peers(workload: Workload) -> dict[str, Peer]:
+    """Those that a network has on its device, by what --peers calls them."""
+    on_gpu = workload.inputs[0].is_cuda
+    absent = ("openvino", "int8") if on_gpu else () if workload.in_int8 else ("int8",)
+    known = {name: peer for name, peer in PEERS.items() if not name.startswith(absent)}
+    return known | ON_GPU if on_gpu else known

@@ -78,5 +78,5 @@ def of(rows: Sequence[Row], **wanted: str) -> Row:
 
 def ours(rows: Sequence[Row], dtype: str) -> Row:
     """pydiff's fastest row of a type."""
-    own = [row for row in rows if row["engine"].startswith(OURS) and row["type"] == dtype and row["s"]]
+    own = [row for row in rows if row["engine"] == OURS and row["type"] == dtype and row["s"]]
     return min(own, key=lambda row: row["s"]["median"], default={})
