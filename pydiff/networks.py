@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, cast, runtime_checkable
 
 from pydiff.arrays import Array, is_torch
 from pydiff.models.autoencoder_config import AutoencoderConfig
@@ -55,9 +55,13 @@ class Foreseeing(Protocol):
         """What `prepare` made, for calls at these t."""
 
 
+def foresees(network: object) -> TypeGuard[Foreseeing]:
+    """Whether a network is Foreseeing by its class: what only passes calls on may take other arguments."""
+    return _foresees(cast(Any, type(network)))
+
+
 @functools.cache
-def foresees(kind: type) -> bool:
-    """Whether networks of a kind are Foreseeing."""
+def _foresees(kind: type) -> bool:
     return issubclass(kind, Foreseeing)
 
 
@@ -92,7 +96,7 @@ class Codec(Protocol):
 
 def laid_out(x: Array, network: Denoiser) -> Array:
     """x (B, C, H, W) in the layout that the network is fastest in."""
-    if not is_torch(x) or foresees(type(network)):  # which copies x to its own place
+    if not is_torch(x) or foresees(network):  # which copies x to its own place
         return x
     import torch
 

@@ -9,7 +9,7 @@ from pydiff.arrays import Array, inference, namespace
 from pydiff.cascade import Leg, StagePlan, Start, State
 from pydiff.diffusion import loop
 from pydiff.heat import HeatMaps
-from pydiff.networks import Denoiser, Foreseeing, laid_out
+from pydiff.networks import Denoiser, foresees, laid_out
 from pydiff.nn.cond import Cond, together
 from pydiff.nn.edit import AttentionEdit
 from pydiff.step_cache import Reusing, StepCache
@@ -122,7 +122,7 @@ class Network:
             rows = slice(start, min(start + each, len(given)))
             prepared = unet.prepare(cond.of(rows))
             prepared = prepared._replace(merge=self.merge) if self.merge else prepared
-            yield rows, unet.foreseen(prepared, times) if isinstance(unet, Foreseeing) else prepared
+            yield rows, unet.foreseen(prepared, times) if foresees(unet) else prepared
 
 
 def _one(parts: Sequence[Array]) -> Array:
