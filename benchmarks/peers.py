@@ -121,7 +121,7 @@ def in_int8(workload: Workload, home: Path) -> Call:
 _PLAIN, _LAST = torch.contiguous_format, torch.channels_last
 _F32, _BF16 = torch.float32, torch.bfloat16
 PEERS: dict[str, Peer] = {
-    "int8": Peer("pydiff, int8, an approximation", _BF16, in_int8, 1),
+    "int8": Peer("an approximation: pydiff, int8", _BF16, in_int8, 1),
     "eager-f32": Peer("diffusers", _F32, partial(eager, _F32, _PLAIN), 0),
     "eager-bf16": Peer("diffusers", _BF16, partial(eager, _BF16, _PLAIN), 0.5),
     "eager-bf16-last": Peer("diffusers, channels_last", _BF16, partial(eager, _BF16, _LAST), 0.5),

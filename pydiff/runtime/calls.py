@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import NamedTuple
@@ -66,7 +67,7 @@ def run_of(module: Around | Reusing) -> Run:
     return lambda call: reusing(*call)[: 2 if call.deep is None else 1]
 
 
-class ByRecording(Around):
+class ByRecording(Around, ABC):
     """Calls that need gradients, an edit or merged pixels, on another device than the weights or under autocast are the
     module's; all others are run by `_recorded`."""
 
@@ -77,9 +78,9 @@ class ByRecording(Around):
     def forward(self, x: Tensor, t: Tensor, cond: Cond | Prepared, /) -> Tensor:
         return self._made(x, t, cond, None, 1)[0]
 
+    @abstractmethod
     def _recorded(self, call: Call, wanted: int) -> tuple[Tensor, ...]:
         """The first `wanted` results of a checked call, or all."""
-        raise NotImplementedError
 
     def _made(
         self, x: Tensor, t: Tensor, cond: Cond | Prepared, deep: Tensor | None, wanted: int
