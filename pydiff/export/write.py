@@ -18,6 +18,7 @@ from torch import Tensor, fx
 from torch.export import Dim, ExportedProgram
 
 from pydiff.export.graphs import POOLED, Network, example_inputs
+from pydiff.export.passes import optimize
 from pydiff.runtime.manifest import Graph
 
 OPSET = 18
@@ -131,9 +132,11 @@ def _converted(program: ExportedProgram, inputs: Mapping[str, Tensor]) -> ir.Mod
         dynamo=True,
         opset_version=OPSET,
         verbose=False,
+        optimize=False,
         custom_translation_table={_ATEN.rsub.Scalar: _rsub, _ATEN.square.default: _square},
     )
     assert made is not None
+    optimize(made.model)
     return made.model
 
 

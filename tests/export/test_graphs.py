@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,15 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+import onnxscript
 import pytest
 import torch
 
 from pydiff.export import write
 from pydiff.export.graphs import example_inputs, unet_network
 from pydiff.export.parity import CALL_BOUNDS, RUN_BOUND
+from pydiff.folders import open_indexes, read_index
+from pydiff.folders.torch_networks import torch_networks
 from pydiff.runtime.manifest import read_manifest
 from tests.export.conftest import MAKERS, Pair
 
@@ -59,6 +63,15 @@ def test_sizes_that_were_not_traced(pair: Callable[[str], Pair], family: str, si
     made = session.run(None, {name: value.numpy() for name, value in inputs.items() if name in taken})[0]
     assert made.shape == expected.shape
     assert np.abs(made - expected).max() <= CALL_BOUNDS["float32"] * max(1, np.abs(expected).max())
+
+
+def test_as_simple_as_the_exporter_makes_them(pair: Callable[[str], Pair], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By all of onnxscript's rules, of which pydiff leaves out the slow one."""
+    index = read_index(pair("if").folder.with_name("weights"))
+    network = unet_network(open_indexes([index], torch_networks(), "if").stages[0])
+    ours = Counter(node.op_type for node in write.trace(network).graph)
+    monkeypatch.setattr(write, "optimize", onnxscript.optimizer.optimize_ir)
+    assert ours == Counter(node.op_type for node in write.trace(network).graph)
 
 
 @pytest.mark.parametrize("family", MAKERS)
