@@ -32,7 +32,7 @@ lint: $(VENV)/ready
 
 bench: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check openvino
-	$(BIN)/python -m benchmarks.operators --json $(RESULTS)-operators.json
+	$(BIN)/python -m benchmarks.operators --rounds 50 --json $(RESULTS)-operators.json
 	$(BIN)/python -m benchmarks.networks --rounds 3 --json $(RESULTS)-networks.json
 	$(BIN)/python -m benchmarks.tasks --json $(RESULTS)-tasks.json
 	$(BIN)/python -m benchmarks.tasks edit --rounds 3 --json $(RESULTS)-edit.json

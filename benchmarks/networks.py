@@ -111,7 +111,7 @@ class Contest:
         for name, call in workload.ours().items():
             title, dtype = name.rsplit(", ", 1)
             entry = self.entries[name] = Entry(title, dtype)
-            if self._right(entry, call):
+            if self._right(entry, call()):
                 self.ours[name] = synchronised(call, device)
         self.peers = wanted
         self.entries |= {name: Entry(peer.title, peaks.named(peer.dtype)) for name, peer in wanted.items()}
@@ -151,15 +151,15 @@ class Contest:
         entry, began = self.entries[name], time.perf_counter()
         try:
             call = synchronised(self.peers[name].build(self.workload, self.home), self.device)
-            call()
+            made = call()
         except Exception as error:  # whatever a library does that does not run here
             entry.remark = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
             return None
         entry.ready = time.perf_counter() - began
-        return call if self._right(entry, call) else None
+        return call if self._right(entry, made) else None
 
-    def _right(self, entry: Entry, call: Call) -> bool:
-        entry.errors = Errors.of(call().to(self.right.device), self.right)
+    def _right(self, entry: Entry, made: Tensor) -> bool:
+        entry.errors = Errors.of(made.to(self.right.device), self.right)
         right = entry.errors.within(TOLERANCES[entry.dtype])
         entry.remark = "" if right else "refused: no time is taken on a red check"
         return right

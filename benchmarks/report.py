@@ -30,6 +30,7 @@ TABLES: Mapping[str, Callable[[Results], str]] = {
     "scenes": tables.scenes,
     "approximations": tables.approximations,
     "edits": tables.edits,
+    "instructions": tables.instructions,
     "attention-ranges": operator_tables.attention_ranges,
     "attention": operator_tables.attention,
     "steps": operator_tables.steps,

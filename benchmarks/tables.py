@@ -199,3 +199,12 @@ def edits(results: Results) -> str:
         overlap = f"{half:.2f} ({tenth:.2f})"
         lines.append((shown, one["done"], one["all else kept"], overlap, plain["done"], plain["all else kept"]))
     return markdown(columns, lines)
+
+
+def instructions(results: Results) -> str:
+    rows = starting(results["instructions"], "instructions to the embedded model")
+    names = {"colour": "the colour of one object", "shape": "its shape", "object": "both", "all": "all"}
+    columns = ("what is to change", "instructions", "done", "all else kept", "done and kept")
+    found = [(shown, of(rows, **{"what is changed": name})) for name, shown in names.items()]
+    cells = ("instructions", "done", "all else kept", "both")
+    return markdown(columns, [(shown, *(str(one[cell]) for cell in cells)) for shown, one in found])

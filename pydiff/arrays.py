@@ -8,6 +8,7 @@ Host values (tables, masks, pictures from files) are NumPy's, and become the eng
 
 from __future__ import annotations
 
+import functools
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -25,11 +26,21 @@ Array: TypeAlias = "Tensor"  # what all kinds share is checked as torch's
 
 def namespace(*arrays: Any) -> Any:
     """The functions of the array API standard for arrays of one kind: concat, stack, where, clip, permute_dims, ..."""
-    if not any(is_torch(one) or is_on_gpu(one) for one in arrays):
+    given = [one for one in arrays if one is not None]
+    if all(map(is_torch, given)) and given:
+        return _of_torch()
+    if not any(is_torch(one) or is_on_gpu(one) for one in given):
         return np  # which has them itself, from 2.0 on
     import array_api_compat
 
-    return array_api_compat.array_namespace(*(one for one in arrays if one is not None))
+    return array_api_compat.array_namespace(*given)
+
+
+@functools.cache
+def _of_torch() -> Any:
+    import array_api_compat.torch
+
+    return array_api_compat.torch
 
 
 def is_torch(value: Any) -> bool:

@@ -90,5 +90,5 @@ PHASES = {
     "super_256": Phase(steps=1_600, batch=16, learning_rate=2e-3, warmup=100, ema=0.998),
     "super_1024": Phase(steps=1_000, batch=16, learning_rate=2e-3, warmup=100, ema=0.998),
     "palette": Phase(steps=3_200, batch=16, learning_rate=7e-4, warmup=100, ema=0.998, fine=0.25),
-    "instruct": Phase(steps=15_150, batch=16, learning_rate=7e-4, warmup=100, ema=0.998, fine=0.25),
+    "instruct": Phase(steps=19_000, batch=16, learning_rate=7e-4, warmup=100, ema=0.998, fine=0.25),
 }

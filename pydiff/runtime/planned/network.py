@@ -100,10 +100,12 @@ class PlannedUNet(Around):
     def foreseen(self, prepared: Prepared, times: Sequence[float], /) -> Prepared:
         """See `pydiff.networks.Foreseeing`."""
         rows = 1 if prepared.emb is None else len(prepared.emb)
-        steps = [float(t) for t in torch.tensor(times[:FARTHEST], dtype=torch.float32)]
-        told = [Times(self.module.times(torch.full((rows,), t)), prepared.emb) for t in steps]
-        with self._foresights.of(rows * len(told)) as foresight:
-            return prepared._replace(foreseen=dict(zip(steps, foresight.run(told), strict=True)))
+        steps = torch.tensor(times[:FARTHEST], dtype=torch.float32)
+        added = None if prepared.emb is None else prepared.emb.repeat(len(steps), 1)
+        told = Times(self.module.times(steps.repeat_interleave(rows)), added)
+        with self._foresights.of(rows * len(steps)) as foresight:
+            parts = foresight.run(told).unflatten(0, (len(steps), rows))
+        return prepared._replace(foreseen=dict(zip(steps.tolist(), parts, strict=True)))
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond | Prepared, /) -> Tensor:
         prepared = cond if isinstance(cond, Prepared) else self.prepare(cond)

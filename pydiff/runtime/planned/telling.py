@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -65,12 +64,11 @@ class Foresight:
         self.telling.out.buffer.kept = True
         self.program, self.arena = r.written()
 
-    def run(self, times: Sequence[Times]) -> Tensor:
-        """(steps, B, n) float32."""
-        added = None if times[0].added is None else torch.cat([one.added for one in times if one.added is not None])
-        self.telling.take(self.arena, Times(torch.cat([one.sines for one in times]), added))
+    def run(self, times: Times) -> Tensor:
+        """(B, n) float32."""
+        self.telling.take(self.arena, times)
         self.program.run(0, len(self.program), torch.get_num_threads())
-        return self.arena.tensor(self.telling.out)[:, 0, 0].unflatten(0, (len(times), -1)).clone()
+        return self.arena.tensor(self.telling.out)[:, 0, 0].clone()
 
 
 def _embedded(r: Recorder, unet: UNet, sines: View, added: View) -> View:
