@@ -140,7 +140,7 @@ def compare(name: str, model: Model, rounds: int) -> Table:
     difference = (made["edit"] - made["maps formed"]).abs().max().item()
     if not difference < TOLERANCE:
         raise SystemExit(f"{name}: edit and formed maps differ by {difference:.1e}; no time is printed on a red check")
-    times = interleaved(contenders, rounds)
+    times = interleaved(contenders, rounds, warm=True)
     columns = ("", "seconds", "of two pictures", "peak memory, MiB", "difference from formed maps")
     table = Table(f"{name}: a source and a target, {model.steps} steps, float32", columns)
     for contender, timed in times.items():

@@ -41,11 +41,15 @@ class Figure(NamedTuple):
 
 
 def interleaved(
-    contenders: Mapping[str, Callable[[], object]], rounds: int, least: float = 0.0, pause: float = 0.0
+    contenders: Mapping[str, Callable[[], object]],
+    rounds: int,
+    least: float = 0.0,
+    pause: float = 0.0,
+    warm: bool = False,
 ) -> dict[str, Times]:
-    """Call each once to warm up, then all in turn: `rounds` times over, and on until `least` seconds have passed, with
-    a pause before each."""
-    for call in contenders.values():
+    """Call each once to warm up, unless all are warm, then all in turn: `rounds` times over, and on until `least`
+    seconds have passed, with a pause before each."""
+    for call in () if warm else contenders.values():
         call()
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     start, done = time.perf_counter(), 0

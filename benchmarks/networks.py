@@ -131,7 +131,7 @@ class Contest:
     def fight(self, names: Sequence[str], rounds: int) -> None:
         calls = {name: call for name in names if (call := self._built(name)) is not None}
         probes = {f"peak {name}": probe.call for name, probe in self.probes.items()}
-        times = interleaved({**self.ours, **calls, **probes}, rounds, LEAST, PAUSE)
+        times = interleaved({**self.ours, **calls, **probes}, rounds, LEAST, PAUSE, warm=True)
         rates = {name: probe.work / times[f"peak {name}"].median for name, probe in self.probes.items()}
         for name, rate in rates.items():
             self.peak_rates[name].append(rate)

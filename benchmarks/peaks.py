@@ -14,7 +14,7 @@ from benchmarks.measure import Figure, Table, interleaved, synchronised
 PRODUCTS = ((2048, 2048, 2048), (4096, 1024, 1024))  # rows, columns, inner size
 CONVOLUTIONS = ((2, 640, 32), (2, 256, 64))  # batch, channels, side; 3x3
 COPIED = 1 << 28  # bytes
-ROUNDS = 5
+CHOOSING, ROUNDS = 3, 5  # repetitions to find the fastest, and to measure it
 LARGER = 4  # on a GPU, every size is so many times larger
 TYPES = (torch.float32, torch.bfloat16)
 
@@ -75,7 +75,7 @@ def fastest(device: str) -> dict[str, Probe]:
     found: dict[str, Probe] = {"copy": copy_probe(device)}
     for dtype in TYPES:
         tried = list(probes(dtype, device))
-        times = interleaved({probe.name: synchronised(probe.call, device) for probe in tried}, ROUNDS)
+        times = interleaved({probe.name: synchronised(probe.call, device) for probe in tried}, CHOOSING)
         found[named(dtype)] = max(tried, key=lambda probe: probe.work / times[probe.name].median)
     return {name: probe._replace(call=synchronised(probe.call, device)) for name, probe in found.items()}
 
