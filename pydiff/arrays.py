@@ -27,7 +27,7 @@ Array: TypeAlias = "Tensor"  # what all kinds share is checked as torch's
 def namespace(*arrays: Any) -> Any:
     """The functions of the array API standard for arrays of one kind: concat, stack, where, clip, permute_dims, ..."""
     given = [one for one in arrays if one is not None]
-    if all(map(is_torch, given)) and given:
+    if given and all(map(is_torch, given)):
         return _of_torch()
     if not any(is_torch(one) or is_on_gpu(one) for one in given):
         return np  # which has them itself, from 2.0 on
